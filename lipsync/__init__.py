@@ -1,0 +1,1 @@
+"""Lip-sync: a face and a voice in, the same face speaking that voice out."""
