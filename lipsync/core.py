@@ -30,7 +30,7 @@ NO_BOX = (-1, -1, -1, -1)
 
 @dataclass(frozen=True, slots=True)
 class Color:
-    """How YUV samples map to colours. ``matrix`` and ``range`` decide the arithmetic; the transfer decides tone-mapping."""
+    """How YUV samples map to colours: matrix and range decide the arithmetic, the transfer decides tone-mapping."""
 
     matrix: Literal["bt709", "bt601", "bt2020"] = "bt709"
     full_range: bool = False
@@ -119,6 +119,11 @@ class Detection:
     def area(self) -> float:
         return max(0.0, self.x2 - self.x1) * max(0.0, self.y2 - self.y1)
 
+    def scaled(self, by_x: float, by_y: float) -> Detection:
+        """The same face in pixels of the same picture at another size."""
+        points = None if self.landmarks is None else tuple((x * by_x, y * by_y) for x, y in self.landmarks)
+        return Detection(self.x1 * by_x, self.y1 * by_y, self.x2 * by_x, self.y2 * by_y, self.score, points)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Segment:
@@ -164,6 +169,7 @@ class VoiceChunk:
     audio_format: AudioFormat
     duration: Fraction
     is_last: bool
+    spent_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
