@@ -1,0 +1,90 @@
+"""Animated gif, webp and png: how long each frame is shown, read from the file's blocks without decoding."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from lipsync.errors import LimitExceeded
+from lipsync.media.container import media_errors
+from lipsync.media.sniff import ContentType
+from lipsync.media.source import Blob
+from lipsync.options import Limits
+
+_SHORTEST_MS, _INSTEAD_MS = 10, 100
+"""Browsers show a frame that asks for 10 ms or less for 100 ms."""
+
+
+def frame_durations_ms(blob: Blob, content: ContentType, limits: Limits) -> list[int]:
+    """Milliseconds per frame; one entry where the image does not move. Raises UnreadableMedia, LimitExceeded."""
+    read = {"GIF": _gif, "WEBP": _webp, "PNG": _apng}.get(content.name)
+    if read is None:
+        return [0]
+    durations: list[int] = []
+    with blob.open() as reader, media_errors("read the image's frames"):
+        for duration in read(reader):
+            durations.append(duration if duration > _SHORTEST_MS else _INSTEAD_MS)
+            if len(durations) > limits.frames:
+                raise LimitExceeded(f"The animation has more than {limits.frames} frames. Send a shorter one.")
+    return durations or [0]
+
+
+def _gif(reader: BinaryIO) -> Iterator[int]:
+    """GIF89a: a delay of 1/100 s in the graphic control before each image."""
+    reader.seek(10)
+    _skip_palette(reader, reader.read(1)[0], extra=2)
+    delay = 0
+    while (mark := reader.read(1)) not in (b"", b";"):
+        if mark == b"!":
+            label = reader.read(1)
+            block = _sub_blocks(reader)
+            if label == b"\xf9" and len(block) >= 4:
+                delay = 10 * struct.unpack_from("<H", block, 1)[0]
+        elif mark == b",":
+            _skip_palette(reader, reader.read(9)[8], extra=1)
+            _sub_blocks(reader)
+            yield delay
+            delay = 0
+        elif mark != b"\0":  # a stray zero between blocks is common
+            return
+
+
+def _skip_palette(reader: BinaryIO, flags: int, *, extra: int) -> None:
+    reader.seek((3 << (flags & 7) + 1 if flags & 0x80 else 0) + extra, 1)
+
+
+def _sub_blocks(reader: BinaryIO) -> bytes:
+    """The first sub-block of a chain; the rest is passed over."""
+    first = b""
+    while (size := reader.read(1)) not in (b"", b"\0"):
+        data = reader.read(size[0])
+        first = first or data
+        if len(data) < size[0]:
+            break
+    return first
+
+
+def _webp(reader: BinaryIO) -> Iterator[int]:
+    """A RIFF of chunks; each ANMF chunk is a frame with 24 bits of milliseconds."""
+    reader.seek(12)
+    while len(head := reader.read(8)) == 8:
+        name, size = struct.unpack("<4sI", head)
+        if name == b"ANMF":
+            data = reader.read(16)
+            yield int.from_bytes(data[12:15], "little")
+            size -= len(data)
+        reader.seek(size + (size & 1), 1)
+
+
+def _apng(reader: BinaryIO) -> Iterator[int]:
+    """PNG chunks; each fcTL is a frame, shown for delay_num / delay_den seconds."""
+    reader.seek(8)
+    while len(head := reader.read(8)) == 8:
+        size, name = struct.unpack(">I4s", head)
+        if name == b"fcTL":
+            data = reader.read(26)
+            numerator, denominator = struct.unpack_from(">HH", data, 20)
+            yield round(1000 * numerator / (denominator or 100))
+            size -= 26
+        reader.seek(size + 4, 1)

@@ -1,0 +1,118 @@
+"""The boundary to FFmpeg: the one place that opens containers, and what its errors become."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn, cast
+
+import av
+import av.container
+from av.codec.context import CodecContext
+from av.stream import Disposition
+
+from lipsync.errors import DecodeTimeout, LipsyncError, TruncatedMedia, UnreadableMedia, UnsupportedMedia
+from lipsync.media.source import Blob
+
+VIDEO_CODECS = frozenset({"h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mjpeg", "prores"})
+AUDIO_CODECS = frozenset({"aac", "alac", "ac3", "eac3", "amr_nb", "amr_wb", "mp2", "mp3", "opus", "vorbis", "flac"})
+_PCM_KINDS = "alaw mulaw s8 u8 s16le s16be u16le u16be s24le s24be s32le s32be s64le s64be f32le f32be f64le f64be"
+_PCM_CODECS = frozenset(f"pcm_{kind}" for kind in _PCM_KINDS.split(" "))
+_OTHER_NAMES = "libdav1d libvpx libvpx-vp9 mp3float mp2float aac_latm libopus libvorbis amrnb amrwb"
+_DECODERS = ",".join([*sorted(VIDEO_CODECS | AUDIO_CODECS | _PCM_CODECS), *_OTHER_NAMES.split(" ")])
+_DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,flv,wav,mp3,flac,ogg,aac,aiff,w64,caf,amr"
+_OPEN_TIMEOUT_S, _READ_TIMEOUT_S = 5.0, 5.0
+_NOT_SHOWN = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
+
+
+def open_demuxer(blob: Blob, demuxer: str) -> av.container.InputContainer:
+    """The blob in the demuxer named; use as a context manager, or its memory leaks.
+
+    The demuxer may open nothing else: no other file, no protocol, no decoder outside the list. Raises UnreadableMedia.
+    """
+    options = {"format_whitelist": _DEMUXERS, "protocol_whitelist": "none", "codec_whitelist": _DECODERS}
+    if demuxer == "mov":
+        options |= {"enable_drefs": "0", "use_absolute_path": "0"}
+    reader = blob.open()
+    with media_errors("open the file"):
+        return av.open(
+            reader,
+            "r",
+            format=demuxer,
+            container_options=options,
+            buffer_size=1 << 16,
+            metadata_errors="replace",
+            timeout=(_OPEN_TIMEOUT_S, _READ_TIMEOUT_S),
+            io_open=_refuse,
+        )
+
+
+def _refuse(url: str, flags: int, options: Any) -> NoReturn:
+    raise UnsupportedMedia("The file refers to another file or address. Send one file that holds everything.")
+
+
+def codec_of(stream: av.VideoStream | av.AudioStream) -> str:
+    """FFmpeg's name of the stream's codec, whatever decoder was chosen: "h264", "av1", "mp3"."""
+    context = cast("CodecContext | None", stream.codec_context)  # None where FFmpeg has no decoder at all
+    return "unknown" if context is None else context.codec.canonical_name
+
+
+def is_accepted_audio(codec: str) -> bool:
+    return codec in AUDIO_CODECS or codec in _PCM_CODECS
+
+
+def video_stream(container: av.container.InputContainer) -> av.VideoStream | None:
+    """The picture track: the first default one that is no cover art; None where there is none."""
+    shown = [stream for stream in container.streams.video if not stream.disposition & _NOT_SHOWN]
+    default = [stream for stream in shown if stream.disposition & Disposition.default]
+    return next(iter(default or shown), None)
+
+
+def audio_stream(container: av.container.InputContainer) -> av.AudioStream | None:
+    """The sound track: the first default one, else the first; None where there is none."""
+    streams = list(container.streams.audio)
+    default = [stream for stream in streams if stream.disposition & Disposition.default]
+    return next(iter(default or streams), None)
+
+
+@contextmanager
+def media_errors(doing: str) -> Iterator[None]:
+    """Whatever FFmpeg or Pillow raise on strange bytes becomes one of our errors; "Cannot {doing}: …"."""
+    try:
+        yield
+    except LipsyncError:
+        raise
+    except av.error.ExitError as error:
+        raise DecodeTimeout(f"Cannot {doing}: no answer within {_READ_TIMEOUT_S:g} s. Re-encode the file.") from error
+    except (av.error.DecoderNotFoundError, av.error.DemuxerNotFoundError, av.error.PatchWelcomeError) as error:
+        raise UnsupportedMedia(f"Cannot {doing}: {reason_of(error)}. Convert it to H.264 mp4.") from error
+    except MemoryError as error:
+        if not isinstance(error, av.error.FFmpegError):  # FFmpeg's own means a header that asks for absurd sizes
+            raise
+        raise UnreadableMedia(f"Cannot {doing}: it asks for too much memory. Re-encode the file.") from error
+    except Exception as error:  # also IndexError, UnicodeDecodeError, EOFError, SyntaxError: seen on mutated files
+        reason = reason_of(error)
+        if "truncated" in reason.lower():
+            raise TruncatedMedia(f"Cannot {doing}: {reason}. The file was cut off; send it again.") from error
+        raise UnreadableMedia(f"Cannot {doing}: {reason}. The file is damaged; re-encode it.") from error
+
+
+def reason_of(error: BaseException) -> str:
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(str(text).split())[:160].rstrip(".")
+
+
+class Deadline:
+    """A wall clock for reading one input."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._end = time.monotonic() + seconds
+
+    def check(self) -> None:
+        """Raises DecodeTimeout once the time is over."""
+        if time.monotonic() > self._end:
+            raise DecodeTimeout(
+                f"Reading the input took longer than {self.seconds:g} s, the limit. Send a shorter or smaller file."
+            )

@@ -1,0 +1,189 @@
+"""Still images and animations through Pillow: sizes from headers, then upright opaque BGR pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
+
+import cv2
+import numpy as np
+from PIL import (
+    AvifImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    WebPImagePlugin,
+)
+
+from lipsync.core import U8
+from lipsync.errors import LimitExceeded, UnsupportedMedia
+from lipsync.media.container import media_errors
+from lipsync.media.source import Blob
+from lipsync.options import Limits
+
+_ORIENTATION = 0x0112
+_READERS: dict[str, type[ImageFile.ImageFile]] = {
+    "JPEG": JpegImagePlugin.JpegImageFile,
+    "PNG": PngImagePlugin.PngImageFile,
+    "WEBP": WebPImagePlugin.WebPImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
+    "AVIF": AvifImagePlugin.AvifImageFile,
+}
+
+
+@contextmanager
+def open_image(blob: Blob, format: str, limits: Limits) -> Iterator[Image.Image]:
+    """The image with its headers read and its size within the limits; pixels are decoded when they are asked for.
+
+    The one format is named, so that Pillow guesses nothing. Raises UnreadableMedia, LimitExceeded.
+    """
+    reader = blob.open()
+    try:
+        with media_errors(f"read the {format} image"):
+            image = _reader_of(format)(reader)
+        with image:
+            _check_size(*image.size, limits)
+            yield image
+    finally:
+        reader.close()
+
+
+def _reader_of(format: str) -> type[ImageFile.ImageFile]:
+    # NOTE: not Image.open, whose own bomb check warns through the process-wide warnings before ours can refuse
+    if format == "HEIF":
+        import pillow_heif
+
+        heif: type[ImageFile.ImageFile] = pillow_heif.HeifImageFile
+        return heif
+    if format not in _READERS:
+        raise UnsupportedMedia(f"{format} images are not accepted. Send jpg, png, webp, avif, heic or gif.")
+    return _READERS[format]
+
+
+def _check_size(width: int, height: int, limits: Limits) -> None:
+    if width * height > limits.image_pixels:
+        raise LimitExceeded(
+            f"The image is {width}×{height}; at most {limits.image_pixels:,} pixels are allowed. Scale it down."
+        )
+    if min(width, height) < limits.min_side:
+        raise LimitExceeded(f"The image is {width}×{height}; each side must have at least {limits.min_side} pixels.")
+
+
+def still_size(blob: Blob, format: str, limits: Limits, *, pixels: int | None = None) -> tuple[int, int]:
+    """Width and height as shown: upright, and scaled down to ``limits.max_side``; from the headers alone.
+
+    ``pixels`` is the most that the shown picture may have. Raises UnreadableMedia, LimitExceeded.
+    """
+    with open_image(blob, format, limits) as image:
+        width, height = image.size[::-1] if _orientation(image) >= 5 else image.size
+    width, height = fit(width, height, limits.max_side)
+    if min(width, height) < limits.min_side:
+        raise LimitExceeded(
+            f"The image is too narrow: {width}×{height} where it is scaled to {limits.max_side} pixels."
+        )
+    if pixels is not None and width * height > pixels:
+        raise LimitExceeded(f"The animation is {width}×{height}; at most {pixels:,} pixels are allowed. Scale it down.")
+    return width, height
+
+
+def fit(width: int, height: int, max_side: int) -> tuple[int, int]:
+    """The size scaled down, where needed, so that the longer side is ``max_side``."""
+    scale = min(1.0, max_side / max(width, height))
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation 1…8, 1 where there is none."""
+    try:
+        # NOTE: the base class's, since PNG's own decodes the whole image to look behind it
+        value = Image.Image.getexif(image).get(_ORIENTATION, 1)
+    except Exception:  # a photo with broken EXIF is still a photo; Pillow raises six different classes on it
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def decode_still(blob: Blob, format: str, limits: Limits) -> U8:
+    """(H, W, 3) uint8 BGR, upright, opaque on white, at most max_side. Raises UnreadableMedia, LimitExceeded."""
+    with open_image(blob, format, limits) as image, media_errors(f"decode the {format} image"):
+        turn = _TRANSPOSE.get(_orientation(image))
+        if format == "JPEG" and max(image.size) > limits.max_side:
+            image.draft(None, fit(*image.size, limits.max_side))  # decodes at 1/2, 1/4 or 1/8 where that is enough
+        bgr = to_bgr(image, max_side=limits.max_side)
+        return bgr if turn is None else np.ascontiguousarray(np.asarray(Image.fromarray(bgr).transpose(turn)))
+
+
+def to_bgr(image: Image.Image, *, max_side: int) -> U8:
+    """The pixels of any Pillow mode as (H, W, 3) uint8 BGR; alpha lies on white, 16 bits are scaled to 8."""
+    if image.mode.startswith("I") or image.mode == "F":
+        image = Image.fromarray(_eight_bits(np.asarray(image)))
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        image = Image.new("RGB", rgba.size, "white")
+        image.paste(rgba, mask=rgba.getchannel("A"))
+    rgb = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    width, height = fit(rgb.shape[1], rgb.shape[0], max_side)
+    if (height, width) != rgb.shape[:2]:
+        rgb = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)
+    return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), dtype=np.uint8)
+
+
+def _eight_bits(samples: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> U8:
+    """Gray of 16 bits (or 32 holding 16) to 8, white staying white."""
+    return np.round(np.clip(samples.astype(np.float32), 0, 65535) / 257).astype(np.uint8)
+
+
+class AnimationReader:
+    """The frames of a gif, webp or png, one after the other; going back decodes from the start again."""
+
+    def __init__(self, blob: Blob, format: str, limits: Limits) -> None:
+        self._blob = blob
+        self._format = format
+        self._limits = limits
+        self._file: BinaryIO | None = None
+        self._image: ImageFile.ImageFile | None = None
+        self.position = -1
+        self.decoded_count = 0
+
+    def read(self, frame: int) -> U8:
+        """(H, W, 3) uint8 BGR of frame ``frame``. Raises UnreadableMedia, TruncatedMedia."""
+        if self._image is None or frame < self.position:
+            self._restart()
+        assert self._image is not None
+        with media_errors(f"decode frame {frame} of the {self._format} animation"):
+            while self.position < frame:
+                self.position += 1
+                self._image.seek(self.position)
+                self._image.load()
+                self.decoded_count += 1
+            turn = _TRANSPOSE.get(_orientation(self._image))
+            bgr = to_bgr(self._image.copy(), max_side=self._limits.max_side)
+        return bgr if turn is None else np.ascontiguousarray(np.asarray(Image.fromarray(bgr).transpose(turn)))
+
+    def _restart(self) -> None:
+        self.close()
+        self._file = self._blob.open()
+        with media_errors(f"read the {self._format} animation"):
+            self._image = _reader_of(self._format)(self._file)
+        _check_size(*self._image.size, self._limits)
+        self.position = -1
+
+    def close(self) -> None:
+        if self._image is not None:
+            self._image.close()
+        if self._file is not None:
+            self._file.close()
+        self._image = self._file = None

@@ -1,0 +1,203 @@
+"""What a container's own bookkeeping says, read without a demuxer: is all of it there, and which way is up."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import BinaryIO, Literal, NamedTuple
+
+from lipsync.errors import TruncatedMedia
+from lipsync.media.sniff import ContentType
+from lipsync.media.source import Blob
+
+Rotation = Literal[0, 90, 180, 270]
+
+_TOP_BOX_NAMES = b"ftyp moov mdat free skip wide moof mfra sidx styp uuid meta emsg prft ssix pdin pnot idat"
+_TOP_BOXES = frozenset(_TOP_BOX_NAMES.split())
+_STREAMED = 0x7FFFF000
+"""RIFF sizes from here on (and 0) are placeholders of programs that wrote to a pipe."""
+_MOST_ELEMENTS = 100_000
+
+
+class Element(NamedTuple):
+    """A box, chunk or EBML element: its name, and where its content begins and ends (``end`` may pass the file's)."""
+
+    name: bytes
+    start: int
+    end: int
+
+
+def check_whole(blob: Blob, content: ContentType) -> None:
+    """Raises TruncatedMedia where the container's own sizes pass the end of the file."""
+    check = {"mov": _iso_end, "AVIF": _iso_end, "HEIF": _iso_end, "avi": _riff_end, "wav": _wave_end}.get(content.name)
+    check = check or {"WEBP": _riff_end, "aiff": _aiff_end, "matroska": _matroska_end}.get(content.name)
+    if check is None:
+        return
+    with blob.open() as reader:
+        declared = check(reader, blob.byte_count)
+    if declared > blob.byte_count:
+        raise TruncatedMedia(
+            f"The file declares {declared:,} bytes but holds {blob.byte_count:,}: it was cut off. Send all of it."
+        )
+
+
+def rotation_of(blob: Blob, content: ContentType, track: int) -> Rotation:
+    """The clockwise turn, in degrees, that the container's tags ask of a player for the ``track``-th track (an id)."""
+    with blob.open() as reader:
+        if content.name == "mov":
+            return _mov_rotation(reader, blob.byte_count, track)
+        if content.name == "matroska":
+            return _matroska_rotation(reader, blob.byte_count)
+    return 0
+
+
+# ---------------------------------------------------------------- ISO base media
+
+
+def boxes(reader: BinaryIO, start: int, stop: int) -> Iterator[Element]:
+    """The boxes that lie one after the other between ``start`` and ``stop``."""
+    at = start
+    for _ in range(_MOST_ELEMENTS):
+        reader.seek(at)
+        head = reader.read(16)
+        if len(head) < 8 or at + 8 > stop:
+            return
+        size, name = struct.unpack_from(">I4s", head)
+        begin = at + 8
+        if size == 1 and len(head) == 16:
+            size, begin = struct.unpack_from(">Q", head, 8)[0], at + 16
+        end = stop if size == 0 else at + size
+        if end < begin:
+            return
+        yield Element(name, begin, end)
+        at = end
+
+
+def _iso_end(reader: BinaryIO, byte_count: int) -> int:
+    # what follows the last known box (a zip, some padding) is not ours to judge
+    return max((box.end for box in boxes(reader, 0, byte_count) if box.name in _TOP_BOXES), default=0)
+
+
+def _mov_rotation(reader: BinaryIO, byte_count: int, track: int) -> Rotation:
+    for moov in boxes(reader, 0, byte_count):
+        if moov.name != b"moov":
+            continue
+        for trak in boxes(reader, moov.start, min(moov.end, byte_count)):
+            if trak.name != b"trak":
+                continue
+            for box in boxes(reader, trak.start, min(trak.end, byte_count)):
+                if box.name == b"tkhd":
+                    reader.seek(box.start)
+                    number, rotation = _track_header(reader.read(min(box.end - box.start, 104)))
+                    if number == track:
+                        return rotation
+    return 0
+
+
+def _track_header(data: bytes) -> tuple[int, Rotation]:
+    """Track id and clockwise rotation of a tkhd box; the matrix maps the coded picture to the shown one."""
+    is_long = data[:1] == b"\x01"
+    id_at, matrix_at = (20, 52) if is_long else (12, 40)
+    if len(data) < matrix_at + 36:
+        return -1, 0
+    number = struct.unpack_from(">I", data, id_at)[0]
+    a, b, _, c, d = struct.unpack_from(">5i", data, matrix_at)
+    if a == 0 and d == 0 and b != 0 and c != 0:
+        return number, 90 if b > 0 else 270
+    return number, 180 if a < 0 and d < 0 else 0
+
+
+# ---------------------------------------------------------------- RIFF and AIFF
+
+
+def _riff_end(reader: BinaryIO, byte_count: int) -> int:
+    """Where the last RIFF chunk says that it ends; AVI files above 1 GiB have several."""
+    at = end = 0
+    while at + 12 <= byte_count:
+        reader.seek(at)
+        name, size = struct.unpack("<4sI", reader.read(8))
+        if name != b"RIFF" or not 0 < size < _STREAMED:
+            break
+        end = at + 8 + size
+        at = end + (end & 1)
+    return end
+
+
+def _wave_end(reader: BinaryIO, byte_count: int) -> int:
+    """Where the samples say that they end; the outer size is often wrong and nothing depends on it."""
+    at, long_size = 12, None
+    for _ in range(_MOST_ELEMENTS):
+        reader.seek(at)
+        head = reader.read(8)
+        if len(head) < 8:
+            break
+        name, size = struct.unpack("<4sI", head)
+        if name == b"ds64":
+            body = reader.read(16)
+            long_size = struct.unpack_from("<Q", body, 8)[0] if len(body) == 16 else None
+        if name == b"data":
+            if size == 0xFFFFFFFF and long_size:
+                size = long_size
+            elif not 0 < size < _STREAMED:
+                return 0
+            return at + 8 + int(size)
+        at += 8 + size + (size & 1)
+    return 0
+
+
+def _aiff_end(reader: BinaryIO, byte_count: int) -> int:
+    size = struct.unpack(">4sI", reader.read(8))[1]
+    return int(size) + 8 if 0 < size < _STREAMED else 0
+
+
+# ---------------------------------------------------------------- Matroska
+
+_SEGMENT, _TRACKS, _TRACK, _VIDEO = b"\x18\x53\x80\x67", b"\x16\x54\xae\x6b", b"\xae", b"\xe0"
+_PROJECTION, _POSE_ROLL = b"\x76\x70", b"\x76\x75"
+
+
+def elements(reader: BinaryIO, start: int, stop: int) -> Iterator[Element]:
+    """The EBML elements between ``start`` and ``stop``; one of unknown size reaches to ``stop``."""
+    at = start
+    for _ in range(_MOST_ELEMENTS):
+        reader.seek(at)
+        head = reader.read(12)
+        if at >= stop or len(head) < 2 or head[0] == 0:
+            return
+        id_length = 9 - head[0].bit_length()
+        if id_length > 4 or len(head) <= id_length or head[id_length] == 0:
+            return
+        length = 9 - head[id_length].bit_length()
+        size = int.from_bytes(head[id_length : id_length + length], "big") & ((1 << 7 * length) - 1)
+        begin = at + id_length + length
+        end = stop if size == (1 << 7 * length) - 1 else begin + size
+        yield Element(head[:id_length], begin, end)
+        at = end
+
+
+def _matroska_end(reader: BinaryIO, byte_count: int) -> int:
+    return max((item.end for item in elements(reader, 0, byte_count) if item.name == _SEGMENT), default=0)
+
+
+def _matroska_rotation(reader: BinaryIO, byte_count: int) -> Rotation:
+    """From the first video track that has a projection: its roll is counter-clockwise."""
+    spans = [Element(b"", 0, byte_count)]
+    for name in (_SEGMENT, _TRACKS, _TRACK, _VIDEO, _PROJECTION, _POSE_ROLL):
+        spans = [
+            item
+            for span in spans
+            for item in elements(reader, span.start, min(span.end, byte_count))
+            if item.name == name
+        ]
+    for span in spans:
+        reader.seek(span.start)
+        data = reader.read(min(span.end - span.start, 8))
+        if len(data) in (4, 8):
+            roll = struct.unpack(">f" if len(data) == 4 else ">d", data)[0]
+            return _quarter_turns(-roll)
+    return 0
+
+
+def _quarter_turns(degrees: float) -> Rotation:
+    turned: dict[int, Rotation] = {0: 0, 1: 90, 2: 180, 3: 270}
+    return turned[round(degrees / 90) % 4] if abs(degrees) <= 360 else 0
