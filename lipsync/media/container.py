@@ -116,3 +116,28 @@ class Deadline:
             raise DecodeTimeout(
                 f"Reading the input took longer than {self.seconds:g} s, the limit. Send a shorter or smaller file."
             )
+
+
+class WorkClock:
+    """A limit on the time spent inside ``with clock:``, summed over its entries; the time between does not count."""
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self._spent_s = 0.0
+        self._entered = 0.0
+
+    def restart(self) -> None:
+        self._spent_s = 0.0
+
+    def check(self) -> None:
+        """Raises DecodeTimeout once the time is used up; to be called inside."""
+        if self._spent_s + time.monotonic() - self._entered > self._limit_s:
+            raise DecodeTimeout(
+                f"Decoding the input took longer than {self._limit_s:g} s, the limit. Send a shorter or smaller file."
+            )
+
+    def __enter__(self) -> None:
+        self._entered = time.monotonic()
+
+    def __exit__(self, *error: object) -> None:
+        self._spent_s += time.monotonic() - self._entered

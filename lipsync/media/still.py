@@ -20,7 +20,7 @@ from PIL import (
 
 from lipsync.core import U8
 from lipsync.errors import LimitExceeded, UnsupportedMedia
-from lipsync.media.container import media_errors
+from lipsync.media.container import WorkClock, media_errors
 from lipsync.media.source import Blob
 from lipsync.options import Limits
 
@@ -149,7 +149,8 @@ def _eight_bits(samples: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> U
 class AnimationReader:
     """The frames of a gif, webp or png, one after the other; going back decodes from the start again."""
 
-    def __init__(self, blob: Blob, format: str, limits: Limits) -> None:
+    def __init__(self, blob: Blob, format: str, limits: Limits, *, clock: WorkClock) -> None:
+        self._clock = clock
         self._blob = blob
         self._format = format
         self._limits = limits
@@ -163,8 +164,9 @@ class AnimationReader:
         if self._image is None or frame < self.position:
             self._restart()
         assert self._image is not None
-        with media_errors(f"decode frame {frame} of the {self._format} animation"):
+        with self._clock, media_errors(f"decode frame {frame} of the {self._format} animation"):
             while self.position < frame:
+                self._clock.check()
                 self.position += 1
                 self._image.seek(self.position)
                 self._image.load()

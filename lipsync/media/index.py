@@ -1,0 +1,127 @@
+"""The index of a face input: every source frame's time and the keyframes, by demuxing alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import av
+import numpy as np
+
+from lipsync.core import I64, Index, MediaInfo, VideoInfo
+from lipsync.errors import LimitExceeded, NoVideoStream, TruncatedMedia, UnreadableMedia
+from lipsync.media.animation import frame_durations_ms
+from lipsync.media.container import Deadline, media_errors, video_stream
+from lipsync.media.probe import open_media
+from lipsync.media.sniff import ContentType
+from lipsync.media.source import Blob
+from lipsync.options import Limits
+
+_MILLISECOND = Fraction(1, 1000)
+_DENSER = 1.1
+"""Frames may come this much denser than the highest frame rate before the input is refused."""
+
+
+def build_index(blob: Blob, info: MediaInfo, limits: Limits) -> Index:
+    """Times and keyframes of all frames that a player would show; a still has one frame, an animation Pillow's.
+
+    Raises TruncatedMedia where the file holds less than its headers list, LimitExceeded where it holds more than
+    allowed (whatever its headers say), DecodeTimeout, UnreadableMedia, NoVideoStream.
+    """
+    if info.video is None:
+        raise NoVideoStream("The face input has no picture. Send an image or a video as the face.")
+    if info.kind == "image":
+        return Index(np.zeros(1, np.int64), np.ones(1, bool), 0, _MILLISECOND)
+    if info.kind == "animation":
+        return _animation_index(blob, info, limits)
+    packets = _Packets(limits)
+    with open_media(blob, info) as container:
+        stream = video_stream(container)
+        if stream is None or not stream.time_base:
+            raise NoVideoStream("The face input has no picture. Send an image or a video as the face.")
+        packets.read(container, stream, Deadline(limits.wall_clock_s(info.video.duration_s)))
+        packets.check_count(listed=len(stream.index_entries) if info.container == "mov" else 0)
+        return packets.index(stream.time_base, info.video)
+
+
+def _animation_index(blob: Blob, info: MediaInfo, limits: Limits) -> Index:
+    durations = frame_durations_ms(blob, ContentType("image", info.container), limits)
+    ends = np.cumsum(durations, dtype=np.int64)
+    is_key = np.zeros(len(ends), bool)
+    is_key[0] = True
+    return Index(ends - durations, is_key, int(ends[-1]), _MILLISECOND)
+
+
+@dataclass
+class _Packets:
+    """What is kept of each packet while demuxing."""
+
+    limits: Limits
+    times: list[int] = field(default_factory=list)
+    keys: list[bool] = field(default_factory=list)
+    durations: list[int] = field(default_factory=list)
+    count: int = 0
+    first_key: int | None = None
+    starts_hidden: bool = False
+    """The first keyframe is one that is decoded but not shown, as a cut without re-encoding leaves it."""
+
+    def read(self, container: av.container.InputContainer, stream: av.VideoStream, deadline: Deadline) -> None:
+        base = stream.time_base or Fraction(1)
+        earliest = latest = 0
+        with media_errors("read the frames' times"):
+            for packet in container.demux(stream):
+                time = packet.pts if packet.pts is not None else packet.dts
+                if time is None or packet.size == 0 or packet.is_corrupt:
+                    continue
+                self.count += 1
+                self._add(time, packet)
+                earliest, latest = (time, time) if self.count == 1 else (min(earliest, time), max(latest, time))
+                if (latest - earliest) * base > self.limits.duration_s:
+                    raise LimitExceeded(
+                        f"The video's frames span more than {self.limits.duration_s:g} s, the limit. Shorten it."
+                    )
+                if self.count > self.limits.frames:
+                    raise LimitExceeded(f"The video has more than {self.limits.frames} frames, the limit. Shorten it.")
+                deadline.check()
+
+    def _add(self, time: int, packet: av.Packet) -> None:  # type: ignore[type-arg]
+        if packet.is_keyframe and self.first_key is None:
+            self.first_key, self.starts_hidden = time, packet.is_discard
+        if not packet.is_discard:
+            self.times.append(time)
+            self.keys.append(packet.is_keyframe)
+            self.durations.append(packet.duration or 0)
+
+    def check_count(self, *, listed: int) -> None:
+        if self.count < listed:
+            raise TruncatedMedia(
+                f"The file lists {listed} frames but holds {self.count}: it was cut off. Send all of it."
+            )
+
+    def index(self, time_base: Fraction, video: VideoInfo) -> Index:
+        times, first = np.unique(np.array(self.times, np.int64), return_index=True)
+        keys, durations = np.array(self.keys, bool)[first], np.array(self.durations, np.int64)[first]
+        if self.first_key is not None and not self.starts_hidden:
+            # frames before the first keyframe cannot be decoded: a recording that began in the middle
+            decodable = times >= self.first_key
+            times, keys, durations = times[decodable], keys[decodable], durations[decodable]
+        if len(times) == 0:
+            raise UnreadableMedia("The video holds no frame that can be decoded. Re-encode it.")
+        end = int(times[-1]) + (int(durations[-1]) or _usual_step(times, time_base, video.fps))
+        index = Index(times, keys, end, time_base)
+        self._check_density(index)
+        return index
+
+    def _check_density(self, index: Index) -> None:
+        rate = len(index) / float(index.duration)
+        if rate > self.limits.max_fps * _DENSER and len(index) > 1:
+            raise LimitExceeded(
+                f"The video shows {rate:.1f} frames per second; at most {self.limits.max_fps:g} are allowed. "
+                "Re-encode it at a common rate."
+            )
+
+
+def _usual_step(times: I64, time_base: Fraction, fps: Fraction) -> int:
+    if len(times) > 1:
+        return max(1, int(np.median(np.diff(times))))
+    return max(1, round(1 / (fps * time_base)))
