@@ -2,61 +2,69 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
 import cv2
 import numpy as np
 import pytest
 
 import lipsync
-from lipsync.core import U8, Detection, Index
+from lipsync.core import U8, Detection
 from lipsync.faces.centerface import CenterFace
 from lipsync.faces.chunk import ChunkDetections, detect_chunk, source_chunks
-from lipsync.faces.detector import Detector
+from lipsync.faces.detector import Detector, DetectorName, create_detector
+from lipsync.faces.given import given_track, tracks_from_json, tracks_to_json
 from lipsync.faces.track import Tracker
-from lipsync.options import Options
+from lipsync.media.decode import FrameReader
+from lipsync.media.index import build_index
+from lipsync.media.picture import Picture
+from lipsync.media.probe import probe_face
+from lipsync.media.source import Blob
+from lipsync.options import Limits, Options
 from tests.media_factory import video_bytes
 
 SIZE = (320, 180)
 CUTS = (20, 38)
+LIMITS = Limits()
 
 
-class StandInReader:
-    """Decodes everything from the start, every time."""
+class Watched:
+    """A real reader that keeps which frames were asked for."""
 
-    def __init__(self, video: bytes) -> None:
-        self._video = video
-        self.decoded: list[int] = []
+    def __init__(self, reader: FrameReader) -> None:
+        self._reader = reader
+        self.asked: list[int] = []
 
     def read_small(self, first: int, stop: int, *, max_side: int) -> Iterator[U8]:
-        with av.open(io.BytesIO(self._video)) as container:
-            for n, frame in enumerate(container.decode(video=0)):
-                if first <= n < stop:
-                    self.decoded.append(n)
-                    yield shrunk(frame.to_ndarray(format="bgr24"), max_side)
+        self.asked += range(first, stop)
+        return self._reader.read_small(first, stop, max_side=max_side)
 
-    def read(self, frames: Sequence[int]) -> Iterator[StandInPicture]:
-        for frame in self.read_small(frames[0], frames[-1] + 1, max_side=10_000):
-            yield StandInPicture(frame)
+    def read(self, frames: Sequence[int]) -> Iterator[Picture]:
+        self.asked += frames
+        return self._reader.read(frames)
 
 
-class StandInPicture:
-    def __init__(self, pixels: U8) -> None:
-        self._pixels = pixels
+class Opened:
+    """A video with what is known of it, and a fresh reader for every stretch."""
 
-    def bgr(self) -> U8:
-        return self._pixels
+    def __init__(self, video: bytes) -> None:
+        self._blob = Blob.of(video, limit_bytes=LIMITS.video_bytes)
+        self._info = probe_face(self._blob, LIMITS)
+        self.index = build_index(self._blob, self._info, LIMITS)
+        self.size = self.open().size
 
+    def open(self) -> FrameReader:
+        return FrameReader(self._blob, self._info, self.index, limits=LIMITS)
 
-def shrunk(frame: U8, max_side: int) -> U8:
-    scale = min(1.0, max_side / max(frame.shape[:2]))
-    size = round(frame.shape[1] * scale), round(frame.shape[0] * scale)
-    return np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_AREA), np.uint8)
+    def look(self, part: range, detector: Detector, *, batch_size: int = 16, **options: Any) -> ChunkDetections:
+        with self.open() as reader:
+            return detect_chunk(
+                reader, part.start, part.stop, detector=detector, options=Options(**options), index=self.index,
+                size=self.size, batch_size=batch_size
+            )  # fmt: skip
 
 
 class Recorder:
@@ -73,11 +81,6 @@ class Recorder:
         self.shapes += [frame.shape for frame in frames]
         self.batches.append(len(frames))
         return [[Detection(1.0, 2.0, 5.0, 10.0, 0.9, ((2.0, 4.0),))] for _ in frames]
-
-
-def index_of(frame_count: int) -> Index:
-    pts = np.arange(frame_count, dtype=np.int64)
-    return Index(pts, pts % 10 == 0, frame_count, Fraction(1, 25))
 
 
 def clip_of_three_scenes(frames: int = 56, size: tuple[int, int] = SIZE) -> bytes:
@@ -97,17 +100,8 @@ def clip_of_three_scenes(frames: int = 56, size: tuple[int, int] = SIZE) -> byte
 
 
 @pytest.fixture(scope="module")
-def clip() -> bytes:
-    return clip_of_three_scenes()
-
-
-def look(clip: bytes, parts: list[range], detector: Detector, **changes: Any) -> list[ChunkDetections]:
-    options = Options(**({"detect_every": 5} | changes))
-    return [
-        detect_chunk(StandInReader(clip), part.start, part.stop, detector=detector, options=options,
-                     index=index_of(56), size=SIZE)
-        for part in parts
-    ]  # fmt: skip
+def clip() -> Opened:
+    return Opened(clip_of_three_scenes())
 
 
 def test_source_chunks_cover_every_frame_once() -> None:
@@ -116,15 +110,15 @@ def test_source_chunks_cover_every_frame_once() -> None:
     assert source_chunks(1, size=100) == [range(1)]
 
 
-def test_anchors_are_every_fifth_frame_both_sides_of_cuts_and_the_last(clip: bytes) -> None:
-    (whole,) = look(clip, [range(56)], Recorder())
+def test_anchors_are_every_fifth_frame_both_sides_of_cuts_and_the_last(clip: Opened) -> None:
+    whole = clip.look(range(56), Recorder())
     assert whole.cuts == CUTS
     assert sorted(whole.anchors) == sorted({*range(0, 56, 5), 19, 20, 37, 38, 55})
 
 
 @pytest.mark.parametrize("size", [1, 7, 19, 20, 21, 38])
-def test_a_cut_is_seen_by_exactly_one_chunk_wherever_the_border_lies(clip: bytes, size: int) -> None:
-    chunks = look(clip, source_chunks(56, size=size), Recorder())
+def test_a_cut_is_seen_by_exactly_one_chunk_wherever_the_border_lies(clip: Opened, size: int) -> None:
+    chunks = [clip.look(part, Recorder()) for part in source_chunks(56, size=size)]
     assert [n for chunk in chunks for n in chunk.cuts] == list(CUTS)
     assert all(chunk.first <= n < chunk.stop for chunk in chunks for n in chunk.cuts)
     for cut in CUTS:
@@ -132,54 +126,82 @@ def test_a_cut_is_seen_by_exactly_one_chunk_wherever_the_border_lies(clip: bytes
         assert {cut - 1, cut} <= owner.anchors.keys()
 
 
-def test_only_the_frame_before_a_chunk_is_decoded_beside_its_own(clip: bytes) -> None:
-    reader = StandInReader(clip)
-    detect_chunk(reader, 25, 35, detector=Recorder(), options=Options(), index=index_of(56), size=SIZE)
-    assert reader.decoded == list(range(24, 35))
+def test_only_the_frame_before_a_chunk_is_read_beside_its_own(clip: Opened) -> None:
+    with clip.open() as reader:
+        watched = Watched(reader)
+        detect_chunk(watched, 25, 35, detector=Recorder(), options=Options(), index=clip.index, size=clip.size)
+    assert watched.asked == list(range(24, 35))
 
 
 def test_detections_are_scaled_to_the_full_frame() -> None:
-    clip = clip_of_three_scenes(2, size=(1280, 720))
+    clip = Opened(clip_of_three_scenes(2, size=(1280, 720)))
     recorder = Recorder()
-    chunk = detect_chunk(StandInReader(clip), 0, 2, detector=recorder, options=Options(), index=index_of(2),
-                         size=(1280, 720))  # fmt: skip
+    chunk = clip.look(range(2), recorder)
     assert set(recorder.shapes) == {(360, 640, 3)}
     assert chunk.anchors[0] == [Detection(2.0, 4.0, 10.0, 20.0, 0.9, ((4.0, 8.0),))]
 
 
-def test_frames_go_to_the_detector_in_bounded_batches_each_once(clip: bytes) -> None:
+def test_frames_go_to_the_detector_in_bounded_batches_each_once(clip: Opened) -> None:
     recorder = Recorder()
-    detect_chunk(StandInReader(clip), 0, 56, detector=recorder, options=Options(detect_every=1), index=index_of(56),
-                 size=SIZE, batch_size=10)  # fmt: skip
+    clip.look(range(56), recorder, batch_size=10, detect_every=1)
     assert recorder.batches == [10, 10, 10, 10, 10, 6]
 
 
 @pytest.mark.parametrize(("name", "shape"), [("s3fd", (720, 1280, 3)), ("yunet", (360, 640, 3))])
 def test_the_reference_looks_at_every_frame_and_s3fd_at_full_size(name: str, shape: tuple[int, ...]) -> None:
     recorder = Recorder(name)
-    chunk = detect_chunk(StandInReader(clip_of_three_scenes(3, size=(1280, 720))), 0, 3, detector=recorder,
-                         options=Options(compat="reference"), index=index_of(3), size=(1280, 720))  # fmt: skip
+    chunk = Opened(clip_of_three_scenes(3, size=(1280, 720))).look(range(3), recorder, compat="reference")
     assert sorted(chunk.anchors) == [0, 1, 2] and chunk.cuts == ()
     assert recorder.shapes == [shape] * 3
 
 
-def track(clip: bytes, size: int, **changes: Any) -> list[list[int]]:
-    tracker = Tracker(56, SIZE, index_of(56), Options(**({"detect_every": 5} | changes)))
-    chunks = look(clip, source_chunks(56, size=size), CenterFace(), **changes)
-    return np.concatenate([*map(tracker.feed, chunks), tracker.finish()]).tolist()
+def track(clip: Opened, size: int, **options: Any) -> list[list[int]]:
+    tracker = Tracker(56, clip.size, clip.index, Options(**options))
+    chunks = [clip.look(part, CenterFace(), **options) for part in source_chunks(56, size=size)]
+    boxes: list[list[int]] = np.concatenate([*map(tracker.feed, chunks), tracker.finish()]).tolist()
+    return boxes
 
 
-def test_a_real_video_has_one_track_however_it_is_cut(clip: bytes) -> None:
+def test_a_real_video_has_one_track_however_it_is_cut(clip: Opened) -> None:
     whole = track(clip, 56)
     assert len(whole) == 56
-    for size in (6, 19, 20, 25, 38):
+    for size in (6, 20, 25, 38):
         assert track(clip, size) == whole
 
 
-def test_the_track_lies_on_the_face_on_every_frame_and_jumps_with_the_cut(clip: bytes) -> None:
+def test_the_track_lies_on_the_face_on_every_frame_and_jumps_with_the_cut(clip: Opened) -> None:
     boxes = np.array(track(clip, 56, detect_every=1, nosmooth=True))
     sparse = np.array(track(clip, 56))
     assert np.abs(boxes - sparse).max() <= 14  # the face hops by 12 px at times; 5 frames are interpolated
     centres = (boxes[:, 0] + boxes[:, 2]) / 2
     jumps = np.flatnonzero(np.abs(np.diff(centres)) > 40) + 1
     assert jumps.tolist() == list(CUTS)
+
+
+def test_a_track_taken_out_as_json_and_given_back_is_the_same(clip: Opened) -> None:
+    boxes = np.array(track(clip, 56), dtype=np.int32)
+    file = tracks_from_json(tracks_to_json(boxes, size=clip.size, fps=Fraction(25)))
+    file.check_matches(len(clip.index), clip.size)
+    assert np.array_equal(given_track(Options(boxes=file.boxes), 56, clip.size), boxes)
+
+
+def test_a_still_picture_is_one_anchor() -> None:
+    still = Opened((Path(lipsync.__file__).parent / "assets" / "face.jpg").read_bytes())
+    chunk = still.look(range(1), CenterFace())
+    (face,) = chunk.anchors[0]
+    assert still.size == (1280, 720) and chunk.cuts == ()
+    assert (face.x1, face.y1, face.x2, face.y2) == pytest.approx((504, 136, 780, 486), abs=35)
+
+
+@pytest.mark.needs_assets
+@pytest.mark.parametrize("name", ["yunet", "centerface"])
+def test_a_woman_who_walks_through_a_street_is_followed_past_the_people_behind(
+    assets: Path, name: DetectorName
+) -> None:
+    weights = assets / "yunet_n_dynamic.onnx" if name == "yunet" else None
+    clip = Opened((assets / "facenet_video.mp4").read_bytes())
+    chunk = clip.look(range(31), create_detector(name, weights=weights))
+    tracker = Tracker(31, clip.size, clip.index, Options())
+    boxes = np.concatenate([tracker.feed(chunk), tracker.finish()])
+    steps = np.diff((boxes[:, 0] + boxes[:, 2]) / 2)
+    assert steps.min() > 15 and steps.max() < 60  # she walks some 37 px a frame, to the right

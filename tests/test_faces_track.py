@@ -337,3 +337,34 @@ def test_the_reference_mode_invents_no_box_where_a_face_is_missing() -> None:
     assert track_of(anchors, 12, compat="reference", nosmooth=False)[6] == NO_BOX
     with pytest.raises(FaceMissing, match="frame 6"):
         track_of(anchors, 12, compat="reference", on_missing_face="error")
+
+
+# ---- people who cross
+
+
+def test_a_passer_by_does_not_become_the_person_behind() -> None:
+    def faces_at(n: int) -> list[Detection]:
+        return [face(100 + 20 * n, 200, 70), face(190, 150, 60)]
+
+    track = track_of(every(5, 26, faces_at), 26)
+    assert [centre(box) for box in track] == [(100 + 20 * n, 200) for n in range(26)]
+
+
+def test_after_a_passer_by_hid_the_speaker_the_speaker_is_followed_again() -> None:
+    def faces_at(n: int) -> list[Detection]:
+        walker = face(20 + 16 * n, 190, 50)
+        return [walker] if 6 <= n <= 14 else [walker, face(200, 180, 80)]
+
+    track = track_of(every(5, 31, faces_at), 31)
+    assert {centre(box) for box in track[:6] + track[15:]} == {(200, 180)}
+
+
+def test_the_face_at_a_point_is_found_again_in_place_after_a_cut_away() -> None:
+    def faces_at(n: int) -> list[Detection]:
+        return [face(100, 100), face(400, 100)] if not 20 <= n < 40 else [face(250, 300)]
+
+    anchors = every(5, 61, faces_at) | {n: faces_at(n) for n in (19, 20, 39, 40)}
+    for time_s in (0.0, 2.0):
+        track = track_of(anchors, 61, cuts=(20, 40), face_choice="point", face_point=(400, 100, time_s))
+        assert {centre(box)[0] for box in track[:20] + track[40:]} == {400}
+        assert set(track[20:40]) == {NO_BOX}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -34,13 +34,14 @@ class ChunkDetections:
     """What was seen in source frames first <= n < stop, in pixels of the full frame.
 
     ``anchors`` holds the frames that were looked at; where the first frame starts a scene, also the frame before it.
-    A number n in ``cuts`` says that frame n starts a new scene.
+    A number n in ``cuts`` says that frame n starts a new scene. ``spent_s`` is what looking took, where it was timed.
     """
 
     first: int
     stop: int
     anchors: dict[int, list[Detection]]
     cuts: tuple[int, ...]
+    spent_s: float = field(default=0.0, compare=False)
 
 
 def source_chunks(frame_count: int, *, size: int) -> list[range]:

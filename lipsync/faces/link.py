@@ -13,9 +13,11 @@ from lipsync.faces.overlap import overlap_of
 GAP_S = 1.0
 """A face that is not seen for longer than this is lost; shorter gaps are bridged."""
 LEAST_OVERLAP = 0.1
-MOST_DISTANCE = 1.0
+MOST_DISTANCE = 2.0
 """A face that no longer overlaps its last box may have moved this far, in sides of that box."""
 MOST_GROWTH = 2.5
+MOST_GROWTH_APART = 1.5
+"""From one look to the next a face may become this many times larger or smaller; less if it no longer overlaps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,21 +74,51 @@ def _nth_from_left(faces: Sequence[Detection], n: int) -> Detection | None:
     return ordered[n] if n < len(ordered) else None
 
 
-def same_face(last: Detection, faces: Sequence[Detection]) -> Detection | None:
-    """The face that most likely is ``last`` a moment later: most overlap, then least distance; None if all are far."""
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A face where it was last seen, the other faces that were seen with it, and the link it had."""
 
-    def likeness(face: Detection) -> tuple[float, float]:
-        return overlap_of(last, face), -_distance(last, face)
+    face: Detection
+    others: tuple[Detection, ...]
+    link: int
 
-    near = [face for face in faces if _may_be(last, face)]
-    return max(near, key=likeness, default=None)
+    @classmethod
+    def at(cls, anchor: Anchor, face: Detection, *, link: int) -> Seen:
+        return cls(face, tuple(other for other in anchor.faces if other is not face), link)
+
+    def find(self, faces: Sequence[Detection]) -> Detection | None:
+        """This face a moment later, or None.
+
+        Everyone who was seen then takes one of ``faces``, the most likely pairs first: so a passer-by does not become
+        the person behind, who is still there.
+        """
+        pairs = [(_likeness(old, new), i, j) for i, old in enumerate((self.face, *self.others))
+                 for j, new in enumerate(faces) if _may_become(old, new)]  # fmt: skip
+        taken: set[int] = set()
+        found: dict[int, int] = {}
+        for _, i, j in sorted(pairs, key=lambda pair: pair[0], reverse=True):
+            if i not in found and j not in taken:
+                found[i] = j
+                taken.add(j)
+        return faces[found[0]] if 0 in found else None
+
+    def find_in_place(self, faces: Sequence[Detection]) -> Detection | None:
+        """The face that overlaps this one most, whoever it is."""
+        in_place = [face for face in faces if overlap_of(self.face, face) >= LEAST_OVERLAP]
+        return max(in_place, key=lambda face: overlap_of(self.face, face), default=None)
 
 
-def _may_be(last: Detection, face: Detection) -> bool:
-    growth = _side(face) / max(_side(last), 1e-6)
-    if not 1 / MOST_GROWTH <= growth <= MOST_GROWTH:
-        return False
-    return overlap_of(last, face) >= LEAST_OVERLAP or _distance(last, face) <= MOST_DISTANCE * _side(last)
+def _may_become(old: Detection, new: Detection) -> bool:
+    ratio = _side(new) / max(_side(old), 1e-6)
+    growth = max(ratio, 1 / max(ratio, 1e-6))
+    if overlap_of(old, new) >= LEAST_OVERLAP:
+        return growth <= MOST_GROWTH
+    return growth <= MOST_GROWTH_APART and _distance(old, new) <= MOST_DISTANCE * _side(old)
+
+
+def _likeness(old: Detection, new: Detection) -> tuple[float, float]:
+    """More overlap first, then less distance."""
+    return overlap_of(old, new), -_distance(old, new)
 
 
 def _side(face: Detection) -> float:
@@ -118,7 +150,8 @@ class FollowChosen:
     def __init__(self, choose: Callable[[Sequence[Detection]], Detection | None], *, gives_up: bool) -> None:
         self._choose = choose
         self._gives_up = gives_up
-        self._last: Linked | None = None
+        self._last: Seen | None = None
+        self._last_time_s = 0.0
         self._link = 0
         self._unsure: list[Anchor] = []  # anchors since the followed face was last seen
 
@@ -141,7 +174,7 @@ class FollowChosen:
 
     def _settle(self) -> list[Linked]:
         """The next unsure anchors that are now certain; none if more must be seen."""
-        if self._last is not None and not self._is_lost():
+        if self._last is not None and not self._is_lost(self._last):
             return self._follow(self._last)
         if self._last is not None and not self._gives_up:
             return self._follow(self._last) or [self._without_face(anchor) for anchor in self._unsure]
@@ -153,22 +186,20 @@ class FollowChosen:
         self._link += 1
         return [self._with_face(first, face)]
 
-    def _is_lost(self) -> bool:
-        assert self._last is not None and self._last.face is not None
-        seen_again = any(same_face(self._last.face, anchor.faces) for anchor in self._unsure)
-        return not seen_again and self._unsure[-1].time_s - self._last.time_s > GAP_S
+    def _is_lost(self, last: Seen) -> bool:
+        seen_again = any(last.find(anchor.faces) for anchor in self._unsure)
+        return not seen_again and self._unsure[-1].time_s - self._last_time_s > GAP_S
 
-    def _follow(self, last: Linked) -> list[Linked]:
-        assert last.face is not None
+    def _follow(self, last: Seen) -> list[Linked]:
         for i, anchor in enumerate(self._unsure):
-            face = same_face(last.face, anchor.faces)
+            face = last.find(anchor.faces)
             if face is not None:
                 return [*map(self._without_face, self._unsure[:i]), self._with_face(anchor, face)]
         return []
 
     def _with_face(self, anchor: Anchor, face: Detection) -> Linked:
-        self._last = Linked(anchor.frame, anchor.time_s, face, self._link)
-        return self._last
+        self._last, self._last_time_s = Seen.at(anchor, face, link=self._link), anchor.time_s
+        return Linked(anchor.frame, anchor.time_s, face, self._link)
 
     def _without_face(self, anchor: Anchor) -> Linked:
         return Linked(anchor.frame, anchor.time_s, None, self._link)
@@ -185,12 +216,12 @@ class FollowPoint:
     def __init__(self, point: tuple[float, float, float]) -> None:
         self._x, self._y, self._time_s = point
         self._waiting: list[Anchor] = []
-        self._last: Detection | None = None
+        self._last: Seen | None = None
         self._link = 0
 
     def feed(self, anchor: Anchor) -> list[Linked]:
         if self._last is not None:
-            return [self._step(anchor)]
+            return [self._step(self._last, anchor)]
         self._waiting.append(anchor)
         return self._start() if anchor.faces and anchor.time_s >= self._time_s else []
 
@@ -204,27 +235,15 @@ class FollowPoint:
             return [Linked(anchor.frame, anchor.time_s, None, 0) for anchor in waiting]
         at = min(with_faces, key=lambda i: abs(waiting[i].time_s - self._time_s))
         face = min(waiting[at].faces, key=self._distance_to_point)
-        before = self._go_back(waiting[: at + 1], face)
-        self._last = face
-        return [*before, *(self._step(anchor) for anchor in waiting[at + 1 :])]
+        self._last = Seen.at(waiting[at], face, link=0)
+        before = _go_back(waiting[:at], self._last, cut=waiting[at].starts_scene)
+        taken = Linked(waiting[at].frame, waiting[at].time_s, face, 0)
+        return [*before, taken, *(self._step(self._last, anchor) for anchor in waiting[at + 1 :])]
 
-    def _go_back(self, anchors: Sequence[Anchor], face: Detection) -> list[Linked]:
-        """``anchors`` up to the one where ``face`` was taken, linked from last to first; links count down from 0."""
-        last, link = face, 0
-        linked: list[Linked] = []
-        for anchor in reversed(anchors):
-            found = same_face(last, anchor.faces)
-            last = found or last
-            linked.append(Linked(anchor.frame, anchor.time_s, found, link))
-            link -= anchor.starts_scene
-        return linked[::-1]
-
-    def _step(self, anchor: Anchor) -> Linked:
-        assert self._last is not None
+    def _step(self, last: Seen, anchor: Anchor) -> Linked:
         self._link += anchor.starts_scene
-        face = same_face(self._last, anchor.faces)
-        self._last = face or self._last
-        return Linked(anchor.frame, anchor.time_s, face, self._link)
+        self._last, linked = _find_again(last, anchor, link=self._link)
+        return linked
 
     def _distance_to_point(self, face: Detection) -> tuple[float, float]:
         """Distance to the box (0 inside), then to its centre."""
@@ -232,3 +251,22 @@ class FollowPoint:
         dy = max(face.y1 - self._y, 0.0, self._y - face.y2)
         off_x, off_y = (face.x1 + face.x2) / 2 - self._x, (face.y1 + face.y2) / 2 - self._y
         return dx * dx + dy * dy, off_x * off_x + off_y * off_y
+
+
+def _go_back(anchors: Sequence[Anchor], last: Seen, *, cut: bool) -> list[Linked]:
+    """``anchors`` linked from last to first; links count down from 0. ``cut``: there is one right after them."""
+    linked: list[Linked] = []
+    link = 0
+    for anchor in reversed(anchors):
+        link -= cut
+        last, found = _find_again(last, anchor, link=link)
+        linked.append(found)
+        cut = anchor.starts_scene
+    return linked[::-1]
+
+
+def _find_again(last: Seen, anchor: Anchor, *, link: int) -> tuple[Seen, Linked]:
+    """Within a scene (a link) the face is followed; in another scene only its place counts."""
+    face = last.find(anchor.faces) if link == last.link else last.find_in_place(anchor.faces)
+    seen = last if face is None else Seen.at(anchor, face, link=link)
+    return seen, Linked(anchor.frame, anchor.time_s, face, link)
