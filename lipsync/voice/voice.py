@@ -121,7 +121,7 @@ def _cut(blocks: Iterable[Block], *, at_least: Fraction | None, at_most: Fractio
     """The blocks up to ``at_most`` seconds, then silence up to ``at_least``."""
     count, block = 0, None
     for block in blocks:
-        room = block.samples.shape[1] if at_most is None else math.ceil(at_most * block.sample_rate_hz) - count
+        room = block.samples.shape[1] if at_most is None else math.floor(at_most * block.sample_rate_hz) - count
         taken = block.samples[:, :room]
         count += taken.shape[1]
         yield Block(taken, block.sample_rate_hz, block.layout)
@@ -129,7 +129,7 @@ def _cut(blocks: Iterable[Block], *, at_least: Fraction | None, at_most: Fractio
             break
     if block is None or at_least is None:
         return
-    missing = math.ceil(at_least * block.sample_rate_hz) - count
+    missing = math.floor(at_least * block.sample_rate_hz) - count
     while missing > 0:
         silence = np.zeros((block.samples.shape[0], min(missing, block.sample_rate_hz)), np.float32)
         missing -= silence.shape[1]
