@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from lipsync.errors import LimitExceeded
+from lipsync.errors import LimitExceeded, TruncatedMedia
 from lipsync.media.container import media_errors
 from lipsync.media.sniff import ContentType
 from lipsync.media.source import Blob
@@ -23,14 +23,19 @@ def frame_durations_ms(blob: Blob, content: ContentType, limits: Limits) -> list
         return [0]
     durations: list[int] = []
     with blob.open() as reader, media_errors("read the image's frames"):
-        for duration in read(reader):
+        for duration in read(reader, blob.byte_count):
             durations.append(duration if duration > _SHORTEST_MS else _INSTEAD_MS)
             if len(durations) > limits.frames:
                 raise LimitExceeded(f"The animation has more than {limits.frames} frames. Send a shorter one.")
     return durations or [0]
 
 
-def _gif(reader: BinaryIO) -> Iterator[int]:
+def _check_within(end: int, byte_count: int) -> None:
+    if end > byte_count:
+        raise TruncatedMedia("The image ends in the middle of its data: it was cut off. Send all of it.")
+
+
+def _gif(reader: BinaryIO, byte_count: int) -> Iterator[int]:
     """GIF89a: a delay of 1/100 s in the graphic control before each image."""
     reader.seek(10)
     _skip_palette(reader, reader.read(1)[0], extra=2)
@@ -38,12 +43,12 @@ def _gif(reader: BinaryIO) -> Iterator[int]:
     while (mark := reader.read(1)) not in (b"", b";"):
         if mark == b"!":
             label = reader.read(1)
-            block = _sub_blocks(reader)
+            block = _sub_blocks(reader, byte_count)
             if label == b"\xf9" and len(block) >= 4:
                 delay = 10 * struct.unpack_from("<H", block, 1)[0]
         elif mark == b",":
             _skip_palette(reader, reader.read(9)[8], extra=1)
-            _sub_blocks(reader)
+            _sub_blocks(reader, byte_count)
             yield delay
             delay = 0
         elif mark != b"\0":  # a stray zero between blocks is common
@@ -54,18 +59,20 @@ def _skip_palette(reader: BinaryIO, flags: int, *, extra: int) -> None:
     reader.seek((3 << (flags & 7) + 1 if flags & 0x80 else 0) + extra, 1)
 
 
-def _sub_blocks(reader: BinaryIO) -> bytes:
+def _sub_blocks(reader: BinaryIO, byte_count: int) -> bytes:
     """The first sub-block of a chain; the rest is passed over."""
     first = b""
-    while (size := reader.read(1)) not in (b"", b"\0"):
+    while size := reader.read(1):
         data = reader.read(size[0])
         first = first or data
-        if len(data) < size[0]:
-            break
+        if size == b"\0":
+            return first
+        _check_within(reader.tell() - len(data) + size[0], byte_count)
+    _check_within(byte_count + 1, byte_count)
     return first
 
 
-def _webp(reader: BinaryIO) -> Iterator[int]:
+def _webp(reader: BinaryIO, byte_count: int) -> Iterator[int]:
     """A RIFF of chunks; each ANMF chunk is a frame with 24 bits of milliseconds."""
     reader.seek(12)
     while len(head := reader.read(8)) == 8:
@@ -77,11 +84,14 @@ def _webp(reader: BinaryIO) -> Iterator[int]:
         reader.seek(size + (size & 1), 1)
 
 
-def _apng(reader: BinaryIO) -> Iterator[int]:
+def _apng(reader: BinaryIO, byte_count: int) -> Iterator[int]:
     """PNG chunks; each fcTL is a frame, shown for delay_num / delay_den seconds."""
     reader.seek(8)
     while len(head := reader.read(8)) == 8:
         size, name = struct.unpack(">I4s", head)
+        if name == b"IEND":
+            return
+        _check_within(reader.tell() + size + 4, byte_count)
         if name == b"fcTL":
             data = reader.read(26)
             numerator, denominator = struct.unpack_from(">HH", data, 20)

@@ -119,15 +119,21 @@ _TRANSPOSE = {
 def decode_still(blob: Blob, format: str, limits: Limits) -> U8:
     """(H, W, 3) uint8 BGR, upright, opaque on white, at most max_side. Raises UnreadableMedia, LimitExceeded."""
     with open_image(blob, format, limits) as image, media_errors(f"decode the {format} image"):
-        turn = _TRANSPOSE.get(_orientation(image))
-        if format == "JPEG" and max(image.size) > limits.max_side:
-            image.draft(None, fit(*image.size, limits.max_side))  # decodes at 1/2, 1/4 or 1/8 where that is enough
-        bgr = to_bgr(image, max_side=limits.max_side)
-        return bgr if turn is None else np.ascontiguousarray(np.asarray(Image.fromarray(bgr).transpose(turn)))
+        size = fit(*image.size, limits.max_side)
+        orientation = _orientation(image)
+        if format == "JPEG" and size != image.size:
+            image.draft(None, size)  # decodes at 1/2, 1/4 or 1/8 where that is enough
+        return _upright(to_bgr(image, size), orientation)
 
 
-def to_bgr(image: Image.Image, *, max_side: int) -> U8:
-    """The pixels of any Pillow mode as (H, W, 3) uint8 BGR; alpha lies on white, 16 bits are scaled to 8."""
+def _upright(bgr: U8, orientation: int) -> U8:
+    if orientation not in _TRANSPOSE:
+        return bgr
+    return np.ascontiguousarray(np.asarray(Image.fromarray(bgr).transpose(_TRANSPOSE[orientation])))
+
+
+def to_bgr(image: Image.Image, size: tuple[int, int]) -> U8:
+    """The pixels of any Pillow mode as (H, W, 3) uint8 BGR of ``size``; alpha lies on white, 16 bits become 8."""
     if image.mode.startswith("I") or image.mode == "F":
         image = Image.fromarray(_eight_bits(np.asarray(image)))
     if image.has_transparency_data:
@@ -135,9 +141,8 @@ def to_bgr(image: Image.Image, *, max_side: int) -> U8:
         image = Image.new("RGB", rgba.size, "white")
         image.paste(rgba, mask=rgba.getchannel("A"))
     rgb = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-    width, height = fit(rgb.shape[1], rgb.shape[0], max_side)
-    if (height, width) != rgb.shape[:2]:
-        rgb = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)
+    if rgb.shape[:2] != size[::-1]:
+        rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
     return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), dtype=np.uint8)
 
 
@@ -171,9 +176,8 @@ class AnimationReader:
                 self._image.seek(self.position)
                 self._image.load()
                 self.decoded_count += 1
-            turn = _TRANSPOSE.get(_orientation(self._image))
-            bgr = to_bgr(self._image.copy(), max_side=self._limits.max_side)
-        return bgr if turn is None else np.ascontiguousarray(np.asarray(Image.fromarray(bgr).transpose(turn)))
+            size = fit(*self._image.size, self._limits.max_side)
+            return _upright(to_bgr(self._image.copy(), size), _orientation(self._image))
 
     def _restart(self) -> None:
         self.close()
