@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lipsync.core import U8
 from lipsync.engine import Engine
-from lipsync.engine.buckets import bucket_for, choose_buckets
+from lipsync.engine.buckets import choose_buckets, next_batch
 from lipsync.engine.device import arithmetic, choose_precision
 from lipsync.errors import (
     DeviceOutOfMemory,
@@ -251,8 +251,36 @@ def test_default_buckets_end_at_the_batch_size() -> None:
     assert choose_buckets("cuda", batch_size=100, buckets=None) == (100, (16, 64, 100))
     assert choose_buckets("cpu", batch_size=None, buckets=None) == (8, (8,))
     assert choose_buckets("cpu", batch_size=None, buckets=[3, 20]) == (20, (3, 20))
-    assert bucket_for(17, (16, 64, 128), ceiling=128) == 64
-    assert bucket_for(20, (16, 64, 128), ceiling=32) == 32
+
+
+@pytest.mark.parametrize(
+    ("waiting", "batch"),
+    [
+        (3, (3, 16)),
+        (16, (16, 16)),
+        (17, (16, 16)),
+        (40, (40, 64)),
+        (65, (65, 128)),
+        (127, (127, 128)),
+        (500, (128, 128)),
+    ],
+)
+def test_a_tail_is_padded_unless_most_of_the_shape_would_be_padding(waiting: int, batch: tuple[int, int]) -> None:
+    assert next_batch(waiting, (16, 64, 128), ceiling=128) == batch
+
+
+def test_a_ceiling_is_a_shape_of_its_own() -> None:
+    assert next_batch(20, (16, 64, 128), ceiling=32) == (20, 32)
+    assert next_batch(90, (16, 64, 128), ceiling=32) == (32, 32)
+    assert next_batch(5, (16, 64, 128), ceiling=2) == (2, 2)
+    assert next_batch(1, (16, 64, 128), ceiling=2) == (1, 2)
+
+
+def test_a_large_batch_size_does_not_make_short_segments_dear() -> None:
+    CountingModel.sizes.clear()
+    engine = make(CountingModel(NARROW), batch_size=512)
+    engine.generate(*arguments(24, crops=1))
+    assert CountingModel.sizes == [8, 8, 8]
 
 
 def test_the_callers_model_and_arrays_stay_as_they_are(model: Wav2Lip) -> None:
@@ -583,3 +611,12 @@ def test_a_cuda_frame_does_not_depend_on_its_neighbours(cuda: str) -> None:
     drawn = engine.generate(crops, index, mel, starts)
     order = np.random.default_rng(2).permutation(64)
     assert np.array_equal(engine.generate(crops, index[order], mel, starts[order]), drawn[order])
+
+
+@pytest.mark.needs_cuda
+def test_compiled_on_cuda_draws_the_same_faces(cuda: str) -> None:
+    seeded, given = seeded_generator(9), arguments(40)
+    exact = Engine(seeded, device=cuda, exact=True).generate(*given).astype(int)
+    compiled = Engine(seeded, device=cuda, compile="auto", batch_size=64, buckets=[64])
+    assert compiled.info.compiled and compiled.warm_up() > 0
+    assert 10 * np.log10(255**2 / ((compiled.generate(*given) - exact) ** 2).mean()) >= 45

@@ -27,6 +27,14 @@ def choose_buckets(
     return size, tuple(sorted({bucket for bucket in wanted if bucket < size} | {size}))
 
 
-def bucket_for(count: int, buckets: Sequence[int], *, ceiling: int) -> int:
-    """The smallest shape that holds ``count`` ≤ ``ceiling`` frames; ``ceiling`` is a shape of its own."""
-    return next((bucket for bucket in buckets if count <= bucket <= ceiling), ceiling)
+def next_batch(waiting: int, buckets: Sequence[int], *, ceiling: int) -> tuple[int, int]:
+    """How many of the waiting frames to draw next, and the shape to pad them to; ``ceiling`` is a shape of its own.
+
+    A tail is padded up, unless more than half of the shape would be padding and a smaller one can be filled.
+    """
+    shapes = [bucket for bucket in buckets if bucket < ceiling] + [ceiling]
+    above = next((shape for shape in shapes if shape >= waiting), ceiling)
+    below = max((shape for shape in shapes if shape <= waiting), default=0)
+    if below and (waiting >= ceiling or above > 2 * waiting):
+        return below, below
+    return waiting, above

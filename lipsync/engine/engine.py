@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lipsync.core import F32, I32, U8, Bool
-from lipsync.engine.buckets import bucket_for, choose_buckets
+from lipsync.engine.buckets import choose_buckets, next_batch
 from lipsync.engine.device import (
     DTYPES,
     SAFER,
@@ -170,22 +170,23 @@ class Engine:
         done = 0
         while done < len(frames):
             with self._lock:
-                part = slice(done, done + self._ceilings[precision])
-                batch = frames.take(part)
-                drawn = self._attempt(batch, precision)
+                ceiling = self._ceilings[precision]
+                count, bucket = next_batch(len(frames) - done, self._info.buckets, ceiling=ceiling)
+                part = slice(done, done + count)
+                drawn = self._attempt(frames.take(part), bucket, precision)
                 if drawn is None:
-                    self._halve(len(batch), precision)
+                    self._halve(bucket, precision)
                     continue
             patches[part], finite[part] = drawn
-            done += len(batch)
+            done += count
         return patches, finite
 
-    def _attempt(self, batch: Frames, precision: Precision) -> tuple[U8, Bool] | None:
+    def _attempt(self, batch: Frames, bucket: int, precision: Precision) -> tuple[U8, Bool] | None:
         """One forward pass, or None where memory does not suffice. Raises EngineError for any other device fault."""
         if self._fault is not None:
             raise EngineError(f"the device failed before ({self._fault}). Start a new process.")
         try:
-            return self._forward(batch, precision)
+            return self._forward(batch, bucket, precision)
         except (RuntimeError, MemoryError) as error:
             if _is_out_of_memory(error):
                 return None  # out of the handler first: the error's traceback holds the tensors that fill the memory
@@ -194,9 +195,8 @@ class Engine:
                 f"the generator failed on {self._info.device}: {self._fault}. Start a new process."
             ) from error
 
-    def _forward(self, batch: Frames, precision: Precision) -> tuple[U8, Bool]:
+    def _forward(self, batch: Frames, bucket: int, precision: Precision) -> tuple[U8, Bool]:
         count = len(batch)
-        bucket = bucket_for(count, self._info.buckets, ceiling=self._ceilings[precision])
         with torch.inference_mode():
             given = batch.padded(bucket).upload(self._device)
             with self._arithmetic():
@@ -205,8 +205,7 @@ class Engine:
         self._count(batches=1, padding=bucket - count)
         return drawn
 
-    def _halve(self, count: int, precision: Precision) -> None:
-        bucket = bucket_for(count, self._info.buckets, ceiling=self._ceilings[precision])
+    def _halve(self, bucket: int, precision: Precision) -> None:
         self._count(out_of_memory=1)
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
