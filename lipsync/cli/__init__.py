@@ -1,0 +1,72 @@
+"""The command line: ``lipsync run | demo | detect | probe | weights | doctor``.
+
+Results go to stdout, progress and errors to stderr. Exit codes: 0 done; 1 a defect of ours; 2 wrong usage; 3 the input
+is at fault; 4 a checkpoint, weights file or detector is missing or wrong; 5 the device failed; 6 the result cannot be
+written; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import typer
+from rich.console import Console
+
+from lipsync.cli import demo, doctor, inspect_inputs, run, weights
+from lipsync.errors import (
+    CheckpointError,
+    DetectorUnavailable,
+    EngineError,
+    InputError,
+    InvalidOption,
+    LipsyncError,
+    OutputError,
+    WeightsError,
+)
+
+EXIT_CODES: dict[type[LipsyncError], int] = {
+    LipsyncError: 1,
+    InvalidOption: 2,
+    InputError: 3,
+    CheckpointError: 4,
+    WeightsError: 4,
+    DetectorUnavailable: 4,
+    EngineError: 5,
+    OutputError: 6,
+}
+
+app = typer.Typer(
+    name="lipsync",
+    help="A face and a voice in, the same face speaking that voice out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("run")(run.command)
+app.command("demo")(demo.command)
+app.command("detect")(inspect_inputs.detect)
+app.command("probe")(inspect_inputs.probe)
+app.command("doctor")(doctor.command)
+app.add_typer(weights.app, name="weights")
+
+
+def exit_code(error: LipsyncError) -> int:
+    """The code of the nearest class that has one."""
+    return next(EXIT_CODES[cls] for cls in type(error).__mro__ if cls in EXIT_CODES)
+
+
+def main() -> None:
+    """Run the command line; errors become one plain sentence (or one JSON object with ``--json``) and an exit code."""
+    try:
+        app()
+    except LipsyncError as error:
+        if "--json" in sys.argv:
+            print(json.dumps({"error": error.slug, "detail": error.detail}), file=sys.stderr)
+        else:
+            Console(stderr=True, soft_wrap=True).print(f"[bold red]error[/] ({error.slug}): ", end="")
+            print(error.detail, file=sys.stderr)
+        sys.exit(exit_code(error))
+    except KeyboardInterrupt:
+        print("interrupted; nothing was left behind", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,43 @@
+"""``lipsync demo``: the packaged face speaks the packaged sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from lipsync.cli.run import Device, ProgressBar
+
+
+def command(
+    output: Annotated[Path, typer.Option("--output", "-o", help="mp4 file to write")] = Path("demo.mp4"),
+    sheet: Annotated[Path | None, typer.Option(help="PNG file to write: a contact sheet of the result")] = None,
+    device: Device = "auto",
+) -> None:
+    """Make the packaged face speak the packaged sentence: a first run that needs no files of yours."""
+    from lipsync.media.contact_sheet import write_contact_sheet
+    from lipsync.packaged import demo_face, demo_generator, demo_voice
+    from lipsync.service import LipsyncService
+
+    say = Console(stderr=True, soft_wrap=True).print
+    generator = demo_generator()
+    if generator is not None:
+        say(
+            "[bold yellow]This demo runs on seeded random weights: no trained generator is packaged yet.[/]\n"
+            "The mouth will show noise in time with the voice, not speech. For real faces bring the published Wav2Lip\n"
+            "checkpoint: lipsync run FACE VOICE --checkpoint wav2lip_gan.pth",
+        )
+    with LipsyncService(generator, device) as service, ProgressBar(quiet=False) as bar:
+        say(f"checkpoint: {service.checkpoint_note}", highlight=False)
+        stats = service.process(demo_face(), demo_voice(), output, progress=bar)
+    seconds = stats["num_frames"] / stats["fps"]
+    say(
+        f"[bold]{output}[/]: {stats['num_frames']} frames, {seconds:.2f} s at {stats['fps']:g} fps, "
+        f"made in {stats['total_time']:.1f} s",
+        highlight=False,
+    )
+    if sheet is not None:
+        write_contact_sheet(output, sheet)
+        say(f"[bold]{sheet}[/]: a contact sheet of it", highlight=False)

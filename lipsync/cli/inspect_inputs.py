@@ -1,0 +1,54 @@
+"""``lipsync probe`` and ``lipsync detect``: what an input is, and where its face is."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lipsync.cli.parameters import takes_options
+from lipsync.options import Limits, Options
+
+
+def probe(
+    media: Annotated[Path, typer.Argument(help="any image, video or audio file", show_default=False)],
+) -> None:
+    """Say what a file is, from its content and headers, as JSON. Limits are not applied beyond what reading needs."""
+    from lipsync.errors import NoVideoStream
+    from lipsync.media.probe import probe_face, probe_voice
+    from lipsync.media.source import Blob
+
+    limits = Limits()
+    blob = Blob.of(media, limit_bytes=max(limits.video_bytes, limits.audio_bytes))
+    try:
+        info = probe_face(blob, limits)
+    except NoVideoStream:
+        info = probe_voice(blob, limits)
+    print(json.dumps(asdict(info), indent=2, default=_plain))
+
+
+@takes_options
+def detect(
+    face: Annotated[Path, typer.Argument(help="image or video with a face", show_default=False)],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file to write; default: stdout")] = None,
+    *,
+    options: Options,
+) -> None:
+    """Find the face in every source frame and write its boxes as JSON, as `lipsync run --boxes` reads them."""
+    from lipsync.service import find_track
+
+    text = find_track(face, options)
+    if output is None:
+        print(text)
+    else:
+        output.write_text(text, encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Fraction):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")

@@ -1,0 +1,103 @@
+"""``lipsync run``: make one face speak one voice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from lipsync.cli.parameters import takes_options
+from lipsync.options import Options
+from lipsync.pipeline import Progress as Step
+
+Checkpoint = Annotated[
+    Path | None, typer.Option(help="Wav2Lip checkpoint (.pth, .pt, .safetensors); default: the packaged one")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
+AsJson = Annotated[bool, typer.Option("--json", help="print the result as one JSON object")]
+
+
+@takes_options
+def command(
+    face: Annotated[Path, typer.Argument(help="image or video with a face", show_default=False)],
+    voice: Annotated[Path, typer.Argument(help="audio, or a video whose sound is used", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="mp4 file to write")] = Path("result.mp4"),
+    checkpoint: Checkpoint = None,
+    device: Device = "auto",
+    batch_size: Annotated[int | None, typer.Option(help="frames per forward pass; default: 512 on CUDA")] = None,
+    precision: Annotated[Literal["fp16", "bf16", "fp32"], typer.Option(help="on CUDA; a CPU uses fp32")] = "fp16",
+    compile: Annotated[bool, typer.Option(help="compile the network (CUDA only)")] = True,
+    exact: Annotated[bool, typer.Option(help="plain fp32 network, for comparison with the reference")] = False,
+    trust_torchscript: Annotated[bool, typer.Option(help="load a TorchScript file, which can run code")] = False,
+    as_json: AsJson = False,
+    *,
+    options: Options,
+) -> None:
+    """Make FACE speak VOICE and write an mp4."""
+    from lipsync.service import LipsyncService
+
+    with LipsyncService(
+        checkpoint,
+        device,
+        wav2lip_batch_size=batch_size,
+        use_fp16=precision != "fp32",
+        amp_dtype="bf16" if precision == "bf16" else "fp16",
+        use_compile=compile,
+        exact=exact,
+        trust_torchscript=trust_torchscript,
+    ) as service:
+        say = Console(stderr=True, quiet=as_json, soft_wrap=True).print
+        say(f"checkpoint: {service.checkpoint_note}", highlight=False)
+        with ProgressBar(quiet=as_json) as bar:
+            stats = service.process(face, voice, output, options=options, progress=bar)
+    if as_json:
+        print(json.dumps({"output": str(output), "checkpoint": service.checkpoint_note, **stats}))
+    else:
+        seconds = stats["num_frames"] / stats["fps"]
+        say(
+            f"[bold]{output}[/]: {stats['num_frames']} frames, {seconds:.2f} s at {stats['fps']:g} fps, "
+            f"made in {stats['total_time']:.1f} s",
+            highlight=False,
+        )
+
+
+class ProgressBar:
+    """Stage, share done and frames per second, on stderr; a callback for the pipeline's progress."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description:<17}"),
+            BarColumn(),
+            _Frames(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True, quiet=quiet),
+            transient=True,
+        )
+        self._tasks = {
+            "detect": self._bar.add_task("looking for faces", total=None, visible=False),
+            "render": self._bar.add_task("rendering", total=None, visible=False),
+        }
+
+    def __call__(self, step: Step) -> None:
+        self._bar.update(self._tasks[step.stage], completed=step.done, total=step.total, visible=True)
+
+    def __enter__(self) -> Callable[[Step], None]:
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._bar.stop()
+
+
+class _Frames(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        total = "?" if task.total is None else f"{task.total:.0f}"
+        return Text(f"{task.completed:.0f}/{total} frames, {task.speed or 0:.0f} frames/s")

@@ -1,0 +1,104 @@
+"""Putting a generated patch back into its frame: what a crop is, how a patch is pasted, and the visible label."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import cv2
+import numpy as np
+
+from lipsync.core import F32, U8
+from lipsync.media.picture import Picture
+from lipsync.options import Options
+
+CROP_SIDE = 96
+Box = tuple[int, int, int, int]
+
+
+def crop_face(picture: Picture, box: Box) -> U8:
+    """What the generator sees of a frame: the box, converted to BGR and resized to (96, 96, 3) with bilinear sampling."""
+    return resize_crop(picture.bgr(box))
+
+
+def resize_crop(bgr: U8) -> U8:
+    """(h, w, 3) BGR to (96, 96, 3), bilinear even when it shrinks a lot, as the network was trained."""
+    return np.asarray(cv2.resize(bgr, (CROP_SIDE, CROP_SIDE), interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
+
+
+def fit_patch(patch: U8, box: Box) -> U8:
+    """(96, 96, 3) patch to the box's size, bilinear."""
+    x1, y1, x2, y2 = box
+    return np.asarray(cv2.resize(patch, (x2 - x1, y2 - y1), interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
+
+
+def paste(picture: Picture, box: Box, patch: U8, options: Options) -> Picture:
+    """A new picture with the patch in its box; pixels outside the box are the old ones.
+
+    ``blend="none"`` overwrites the box. ``blend="feather"`` fades the patch in towards the box's borders and above the
+    part that the network re-draws (the lower half), so that no seam shows and the eyes keep the source's sharpness.
+    With ``compat="reference"`` the frame goes through BGR as a whole and the box is overwritten there: pixel for pixel
+    what the reference does before it encodes.
+    """
+    x1, y1, x2, y2 = box
+    fitted = fit_patch(patch, box)
+    if options.compat == "reference" and options.blend == "none":
+        frame = picture.bgr()
+        return Picture.from_bgr(paste_bgr(frame, box, fitted), picture.color)
+    alpha = feather_mask(x2 - x1, y2 - y1) if options.blend == "feather" else None
+    return picture.with_patch(box, fitted, alpha)
+
+
+def paste_bgr(frame: U8, box: Box, fitted: U8) -> U8:
+    """A new (H, W, 3) frame in which the box holds ``fitted`` (h, w, 3)."""
+    x1, y1, x2, y2 = box
+    pasted = frame.copy()
+    pasted[y1:y2, x1:x2] = fitted
+    return pasted
+
+
+@lru_cache(maxsize=256)
+def feather_mask(width: int, height: int) -> F32:
+    """(height, width) float32 in 0..1: how much of the patch shows. Full over the lower half, fading to the borders."""
+    across = np.minimum(_ramp(width, 0.0, 0.14), _ramp(width, 0.0, 0.14)[::-1])
+    down = np.minimum(_ramp(height, 0.22, 0.46), _ramp(height, 0.0, 0.09)[::-1])
+    mask = np.outer(down, across).astype(np.float32)
+    mask.flags.writeable = False
+    return mask
+
+
+def _ramp(length: int, start: float, stop: float) -> F32:
+    """(length,) smooth step from 0 at ``start`` to 1 at ``stop``, both as shares of the length."""
+    at = (np.arange(length, dtype=np.float32) + 0.5) / length
+    rise = np.clip((at - start) / (stop - start), 0.0, 1.0)
+    return (rise * rise * (3.0 - 2.0 * rise)).astype(np.float32)
+
+
+LABEL_TEXT = "AI-generated"
+
+
+def draw_label(picture: Picture) -> Picture:
+    """A new picture with a visible 'AI-generated' label in its lower left corner."""
+    mask = _label_mask(picture.width, picture.height)
+    height, width = mask.shape
+    x, y = _label_margin(picture.height), picture.height - _label_margin(picture.height) - height
+    plate = np.where(mask[..., None] > 0, np.uint8(255), np.uint8(0)).repeat(3, axis=2)
+    alpha = np.where(mask > 0, np.float32(0.9), np.float32(0.45))
+    x2, y2 = min(picture.width, x + width), max(0, y) + height
+    return picture.with_patch((x, max(0, y), x2, y2), plate[:, : x2 - x], alpha[:, : x2 - x])
+
+
+def _label_margin(height: int) -> int:
+    return max(2, height // 60) // 2 * 2
+
+
+@lru_cache(maxsize=16)
+def _label_mask(width: int, height: int) -> U8:
+    scale, thickness = max(0.3, height / 900), max(1, round(height / 500))
+    (text_width, text_height), baseline = cv2.getTextSize(LABEL_TEXT, cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)
+    pad = max(2, text_height // 2)
+    mask = np.zeros((text_height + baseline + 2 * pad, min(width, text_width + 2 * pad)), np.uint8)
+    origin = (pad, pad + text_height)
+    cv2.putText(mask, LABEL_TEXT, origin, cv2.FONT_HERSHEY_SIMPLEX, scale, 255, thickness, cv2.LINE_AA)
+    mask = np.where(mask > 127, np.uint8(255), np.uint8(0))
+    mask.flags.writeable = False
+    return mask

@@ -1,0 +1,137 @@
+"""Asynchronous work that runs ahead of its consumer: in order, within bounds, and stopped when the consumer goes."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from concurrent.futures import Executor
+from contextlib import aclosing
+from typing import Generic, TypeVar
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+class _End:
+    """The last entry of a queue: the source ended, or failed."""
+
+    def __init__(self, error: BaseException | None) -> None:
+        self.error = error
+
+
+class Ahead(Generic[B]):
+    """An async iterator whose source is driven by a task of its own, at most ``ahead`` items in front of the consumer.
+
+    Errors of the source are raised to the consumer in their place. ``aclose`` cancels the task and waits for it.
+    """
+
+    def __init__(self, source: AsyncGenerator[B, None], *, ahead: int) -> None:
+        self._queue: asyncio.Queue[B | _End] = asyncio.Queue(maxsize=ahead)
+        self._task = asyncio.create_task(self._drive(source))
+
+    async def _drive(self, source: AsyncGenerator[B, None]) -> None:
+        end = _End(None)
+        try:
+            async for item in source:
+                await self._queue.put(item)
+        except Exception as error:
+            end = _End(error)
+        finally:
+            await source.aclose()
+        await self._queue.put(end)
+
+    def __aiter__(self) -> Ahead[B]:
+        return self
+
+    async def __anext__(self) -> B:
+        item = await self._queue.get()
+        if isinstance(item, _End):
+            self._queue = asyncio.Queue()
+            self._queue.put_nowait(_End(None))
+            raise item.error or StopAsyncIteration
+        return item
+
+    async def aclose(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+
+class _Window:
+    """How many items may be under way at once; a run larger than the window goes alone."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._used = 0
+        self._changed = asyncio.Condition()
+
+    async def take(self, count: int) -> None:
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._used == 0 or self._used + count <= self._size)
+            self._used += count
+
+    async def give_back(self) -> None:
+        async with self._changed:
+            self._used -= 1
+            self._changed.notify_all()
+
+
+async def in_order(
+    runs: AsyncGenerator[Sequence[A], None],
+    start: Callable[[Sequence[A]], AsyncGenerator[B, None]],
+    *,
+    window: int,
+) -> AsyncGenerator[B, None]:
+    """Start a worker per run, several at once, and yield what they make in the runs' order.
+
+    ``start(run)`` yields one item per member of its run. At most ``window`` items are under way or waiting to be
+    taken. The first error, in order, ends it; closing the iterator closes every worker.
+    """
+    room = _Window(window)
+    flights: set[Ahead[B]] = set()
+
+    async def launch() -> AsyncGenerator[Ahead[B], None]:
+        async with aclosing(runs):
+            async for run in runs:
+                await room.take(len(run))
+                flight = Ahead(start(run), ahead=window)
+                flights.add(flight)
+                yield flight
+
+    launched = Ahead(launch(), ahead=window)
+    try:
+        async for flight in launched:
+            async for item in flight:
+                yield item
+                await room.give_back()
+            await flight.aclose()
+            flights.discard(flight)
+    finally:
+        await launched.aclose()
+        await asyncio.gather(*(flight.aclose() for flight in flights))
+
+
+async def call(executor: Executor, work: Callable[[], B], *, stop: threading.Event | None = None) -> B:
+    """Run ``work`` on a thread. A cancelled caller sets ``stop`` and waits for the thread, so that whatever the work
+    uses may be closed afterwards."""
+    future = asyncio.get_running_loop().run_in_executor(executor, work)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        if stop is not None:
+            stop.set()
+        await asyncio.wait([future])
+        if not future.cancelled():
+            future.exception()  # the caller is gone: its error has no one to go to
+        raise
+
+
+async def iterate(executor: Executor, make: Callable[[], Generator[B, None, None]]) -> AsyncGenerator[B, None]:
+    """A generator of blocking steps, each run on a thread; closed on a thread too."""
+    steps = await call(executor, make)
+    ended = object()
+    try:
+        while (item := await call(executor, lambda: next(steps, ended))) is not ended:
+            yield item  # type: ignore[misc]
+    finally:
+        await call(executor, steps.close)

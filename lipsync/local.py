@@ -1,0 +1,155 @@
+"""The pipeline's stages in one process: functions on a pool of threads, one engine, caches keyed by content."""
+
+from __future__ import annotations
+
+import copy
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Generator, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from fractions import Fraction
+from functools import partial
+
+from lipsync.cache import LruCache
+from lipsync.core import F32, I32, U8, Fragment, Index, MediaInfo, SegmentTask, VoiceChunk
+from lipsync.engine import Engine
+from lipsync.faces.chunk import ChunkDetections, detect_chunk
+from lipsync.faces.detector import Detector, DetectorName
+from lipsync.flow import call, iterate
+from lipsync.media.decode import Geometry
+from lipsync.media.encode import encode_segment
+from lipsync.media.index import build_index
+from lipsync.media.probe import probe_face, probe_voice
+from lipsync.pipeline import Job
+from lipsync.plan import Span
+from lipsync.render import Encode, FaceInput, Renderer
+from lipsync.render import Generator as PatchGenerator
+from lipsync.voice.voice import Waveform, voice_chunks
+
+
+class LocalGenerator:
+    """An engine of this process, with one thread that feeds the device."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="lipsync-device")
+
+    async def generate(self, crops: U8, crop_index: I32, mel: F32, mel_starts: I32) -> U8:
+        """See ``lipsync.render.Generator``."""
+        return await call(self._thread, partial(self._engine.generate, crops, crop_index, mel, mel_starts))
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+
+class LocalStages:
+    """Everything on threads of this process; calls for several requests at once do not disturb each other.
+
+    ``create_detector`` makes the detector of an option set's name; it is called once per name. ``cache_entries`` face
+    inputs keep their index, and as many source chunks their detections, by content and options.
+    """
+
+    def __init__(
+        self,
+        generator: PatchGenerator,
+        *,
+        create_detector: Callable[[DetectorName], Detector],
+        workers: int,
+        cache_entries: int = 64,
+        encode: Encode = encode_segment,
+    ) -> None:
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="lipsync-cpu")
+        self._generator = generator
+        self._create_detector = create_detector
+        self._detectors: dict[DetectorName, Detector] = {}
+        self._detectors_lock = threading.Lock()
+        self._renderer = Renderer(generator, self._threads, encode=encode)
+        self._indexes: LruCache[tuple[MediaInfo, Index]] = LruCache(cache_entries)
+        self._detections: LruCache[ChunkDetections] = LruCache(cache_entries)
+
+    def encoding_with(self, encode: Encode) -> LocalStages:
+        """The same threads, engine and caches, with another end of the line than an mp4 encoder."""
+        view = copy.copy(self)
+        view._renderer = Renderer(self._generator, self._threads, encode=encode)
+        return view
+
+    async def open_face(self, job: Job) -> FaceInput:
+        """Probe and index the face input. Raises the errors of ``probe_face`` and ``build_index``."""
+        return await call(self._threads, partial(self._open_face, job))
+
+    def _open_face(self, job: Job) -> FaceInput:
+        options = job.options
+        key = (job.face.content_hash, job.limits)
+        known = self._indexes.get(key)
+        if known is None:
+            info = probe_face(job.face, job.limits)
+            known = (info, build_index(job.face, info, job.limits))
+            self._indexes.put(key, known)
+        geometry = Geometry(resize_factor=options.resize_factor, rotate=options.rotate, crop=options.crop)
+        return FaceInput.of(job.face, *known, geometry)
+
+    def voice(self, job: Job, span: Span) -> AsyncGenerator[VoiceChunk, None]:
+        """The voice, on one thread at a time. Raises the errors of ``probe_voice`` and ``voice_chunks``."""
+        return iterate(self._threads, partial(_timed_voice, job, span))
+
+    def detect(self, job: Job, face: FaceInput, chunks: Sequence[range]) -> AsyncGenerator[ChunkDetections, None]:
+        """Look at the chunks with one reader; chunks that were looked at before come from the cache."""
+        return iterate(self._threads, partial(self._detect, job, face, chunks))
+
+    def _detect(self, job: Job, face: FaceInput, chunks: Sequence[range]) -> Generator[ChunkDetections, None, None]:
+        detector = self._detector(job.options.detector)
+        with face.open(job.limits) as reader:
+            for chunk in chunks:
+                started = time.perf_counter()
+                key = self._detection_key(job, chunk)
+                found = self._detections.get(key)
+                if found is None:
+                    found = detect_chunk(
+                        reader,
+                        chunk.start,
+                        chunk.stop,
+                        detector=detector,
+                        options=job.options,
+                        index=face.index,
+                        size=(face.width, face.height),
+                    )
+                    self._detections.put(key, found)
+                yield replace(found, spent_s=time.perf_counter() - started)
+
+    def _detection_key(self, job: Job, chunk: range) -> Hashable:
+        options = job.options
+        geometry = (options.resize_factor, options.rotate, options.crop)
+        looking = (options.detector, options.detect_every, options.compat, options.static)
+        return (job.face.content_hash, geometry, looking, chunk)
+
+    def _detector(self, name: DetectorName) -> Detector:
+        with self._detectors_lock:
+            if name not in self._detectors:
+                self._detectors[name] = self._create_detector(name)
+            return self._detectors[name]
+
+    def render(
+        self, job: Job, face: FaceInput, run: Sequence[SegmentTask], *, fps: Fraction
+    ) -> AsyncGenerator[Fragment, None]:
+        """Render on threads, patches from the engine."""
+        return self._renderer.render(face, run, fps=fps, options=job.options, limits=job.limits)
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+
+def _timed_voice(job: Job, span: Span) -> Generator[VoiceChunk, None, None]:
+    started = time.perf_counter()
+    info = None if isinstance(job.voice, Waveform) else probe_voice(job.voice, job.limits)
+    chunks = voice_chunks(
+        job.voice,
+        info,
+        limits=job.limits,
+        mel_pad_mode=job.options.mel_pad_mode,
+        at_least=span.at_least,
+        at_most=span.at_most,
+    )
+    for chunk in chunks:
+        yield replace(chunk, spent_s=time.perf_counter() - started)
+        started = time.perf_counter()

@@ -1,0 +1,51 @@
+"""Fragments to what a caller wants: a progressive mp4 file, its bytes, or a stream of bytes."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+from lipsync.core import Fragment
+from lipsync.errors import OutputError
+from lipsync.media.mp4 import FragmentJoiner, write_progressive
+
+
+async def stream_bytes(fragments: AsyncGenerator[Fragment, None]) -> AsyncGenerator[bytes, None]:
+    """A fragmented mp4 as it is made: the first bytes come with the first segment."""
+    joiner = FragmentJoiner()
+    async for fragment in fragments:
+        yield joiner.feed(fragment.data)
+
+
+async def write_file(fragments: AsyncGenerator[Fragment, None], output_path: str | os.PathLike[str]) -> None:
+    """A progressive mp4 with its index at the front, at ``output_path``, whole or not at all.
+
+    Fragments are gathered in a temporary folder beside the output, which is removed in any case.
+    Raises OutputError where the place cannot be written.
+    """
+    target = Path(output_path)
+    if target.is_dir():
+        raise OutputError(f"{target} is a folder. Give the name of a file to write.")
+    try:
+        with tempfile.TemporaryDirectory(prefix=".lipsync-", dir=target.parent) as folder:
+            spool = Path(folder) / "fragments.mp4"
+            with spool.open("wb") as file:
+                async for data in stream_bytes(fragments):
+                    file.write(data)
+            write_progressive(spool, target)
+    except OSError as error:
+        if isinstance(error, OutputError):
+            raise
+        raise OutputError(
+            f"Cannot write {target}: {error.strerror or error}. Choose a writable place with room."
+        ) from error
+
+
+async def read_bytes(fragments: AsyncGenerator[Fragment, None]) -> bytes:
+    """The bytes of a progressive mp4."""
+    with tempfile.TemporaryDirectory(prefix="lipsync-") as folder:
+        target = Path(folder) / "result.mp4"
+        await write_file(fragments, target)
+        return target.read_bytes()

@@ -1,0 +1,222 @@
+"""What each output frame shows and hears, and how the work is cut: the timeline, its segments, and runs of segments.
+
+Pure arithmetic on exact fractions: no pixels, no sound. The sync modes follow ``docs/options.md``; the reference's
+own chunk rule (``compat="reference"``) follows sections d.1 and d.3 of its fact table, restated in ``docs/compat.md``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from lipsync.core import I32, Index, Segment, VideoInfo
+from lipsync.errors import LimitExceeded
+from lipsync.options import Limits, Options
+
+MEL_COLUMNS_PER_S = 80
+MEL_WINDOW = 16
+IMAGE_FPS = Fraction(25)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tuning:
+    """How work is cut and how much of it is under way at once. Never changes a frame, only when it is made."""
+
+    segment_frames: tuple[int, ...] = (8, 24, 64, 128)
+    segment_bytes: int = 192_000_000  # of decoded frames that one segment may hold
+    window: int = 8  # segments of one request in flight
+    chunk_frames: int = 500  # source frames looked at by one detection call
+    waste: Fraction = Fraction(1, 10)  # frames decoded twice, per frame put out, for the sake of parallel work
+
+    def longest_segment(self, width: int, height: int) -> int:
+        return max(8, min(self.segment_frames[-1], self.segment_bytes // (width * height * 3 // 2)))
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """How long the result's sound must be: at least (padded with silence) and at most (cut), in seconds."""
+
+    at_least: Fraction | None = None
+    at_most: Fraction | None = None
+
+
+class Timeline:
+    """For each output frame: its source frame and the first column of its mel window.
+
+    ``fps`` is the output's. ``grid`` is the face clip at that constant rate: entry j is the source frame on show in the
+    middle of the clip's j-th output interval, so that a variable rate neither drifts nor jitters and a constant rate
+    maps one to one even where timestamps are rounded to milliseconds. A still (or ``static``) has a grid of one.
+    """
+
+    def __init__(self, index: Index, video: VideoInfo, options: Options, *, is_image: bool, limits: Limits) -> None:
+        self.options = options
+        self.fps = _output_fps(video, options, is_image=is_image)
+        if not (limits.min_fps <= self.fps <= limits.max_fps):
+            raise LimitExceeded(
+                f"The output would have {float(self.fps):g} frames per second; {limits.min_fps:g} to {limits.max_fps:g} "
+                "are allowed. Ask for another rate with fps."
+            )
+        self._shift = Fraction(options.audio_offset_ms) / 1000
+        self.is_still = index.is_still or options.static or is_image
+        self.grid = np.zeros(1, np.int32) if self.is_still else self._constant_rate(index)
+
+    def _constant_rate(self, index: Index) -> I32:
+        if self.options.compat == "reference":
+            return np.arange(len(index), dtype=np.int32)
+        count = max(1, round(index.duration * self.fps))
+        ticks_per_half = 1 / (2 * self.fps * index.time_base)
+        first = int(index.pts_ticks[0])
+        middles = np.array([first + math.floor((2 * j + 1) * ticks_per_half) for j in range(count)], np.int64)
+        shown = np.searchsorted(index.pts_ticks, middles, side="right") - 1
+        return np.clip(shown, 0, len(index) - 1).astype(np.int32)
+
+    @property
+    def span(self) -> Span:
+        """What the sync mode asks of the voice: cut_off cuts it to the clip, silence pads it to the clip."""
+        clip = len(self.grid) / self.fps
+        if self.is_still:
+            return Span()
+        if self.options.sync_mode == "cut_off":
+            return Span(at_most=clip)
+        return Span(at_least=clip) if self.options.sync_mode == "silence" else Span()
+
+    def frame_count(self, duration: Fraction, columns: int) -> int:
+        """Output frames for a voice of that many seconds and mel columns (after ``span`` was applied to it)."""
+        if self.options.compat == "reference":
+            return _reference_count(self.fps, columns)
+        return max(1, math.ceil(duration * self.fps))
+
+    def frames_heard(self, columns: int) -> int:
+        """How many leading output frames hear only columns below ``columns``."""
+        last_start = columns - MEL_WINDOW
+        # floor(80 (i/fps + shift)) <= last_start  <=>  80 (i/fps + shift) < last_start + 1
+        bound = math.ceil((Fraction(last_start + 1, MEL_COLUMNS_PER_S) - self._shift) * self.fps)
+        return max(0, bound - 1) if self.options.compat == "reference" else max(0, bound)
+
+    @property
+    def needs_whole_voice(self) -> bool:
+        """Whether the first frame depends on the voice's length."""
+        return self.options.sync_mode == "remap" and not self.is_still
+
+    def source_frames(self, first: int, stop: int, *, total: int | None) -> I32:
+        """(stop − first,) int32: the source frame that each output frame shows. ``total`` is needed for remap only."""
+        i = np.arange(first, stop, dtype=np.int64)
+        size = len(self.grid)
+        mode = "loop" if self.is_still else self.options.sync_mode
+        if mode == "loop":
+            j = i % size
+        elif mode == "bounce":
+            period = max(1, 2 * size - 2)
+            j = i % period
+            j = np.where(j < size, j, period - j)
+        elif mode == "remap":
+            if total is None:
+                raise ValueError("remap needs the number of output frames")
+            j = np.minimum(i * size // max(1, total), size - 1)
+        else:
+            j = np.minimum(i, size - 1)
+        return self.grid[j].astype(np.int32)
+
+    def mel_starts(self, first: int, stop: int, *, columns: int | None) -> I32:
+        """(stop − first,) int32: first mel column heard by each output frame; may be negative or past the end.
+
+        ``columns`` is the voice's whole number of mel columns, needed by the reference's rule for the last chunk.
+        """
+        if self.options.compat == "reference":
+            per_frame = MEL_COLUMNS_PER_S / float(self.fps)  # a float there too: its rounding is part of the rule
+            starts = [math.floor(i * per_frame + MEL_COLUMNS_PER_S * float(self._shift)) for i in range(first, stop)]
+            if columns is not None:
+                starts = [min(start, max(0, columns - MEL_WINDOW)) for start in starts]
+            return np.array(starts, np.int32)
+        shift = self._shift
+        return np.array([math.floor(MEL_COLUMNS_PER_S * (i / self.fps + shift)) for i in range(first, stop)], np.int32)
+
+
+def _output_fps(video: VideoInfo, options: Options, *, is_image: bool) -> Fraction:
+    if options.fps is not None:
+        return options.fps
+    return IMAGE_FPS if is_image else video.fps
+
+
+def _reference_count(fps: Fraction, columns: int) -> int:
+    """Chunks that the reference makes of T columns: every i with int(i·80/fps)+16 <= T, and one more."""
+    per_frame = MEL_COLUMNS_PER_S / float(fps)
+    count = 0
+    while int(count * per_frame) + MEL_WINDOW <= columns:
+        count += 1
+    return count + 1
+
+
+class SegmentCutter:
+    """Cuts the timeline into segments as it becomes known: short ones first, ends moved back to keyframes.
+
+    A segment that ends where the next one can start decoding costs nothing twice, so an end is moved to the last
+    keyframe of the segment's later half where there is one.
+    """
+
+    def __init__(self, timeline: Timeline, index: Index, *, tuning: Tuning, longest: int) -> None:
+        self._timeline = timeline
+        self._index = index
+        self._tuning = tuning
+        self._longest = longest
+        self._number = 0
+        self.first_frame = 0
+
+    def cut(self, stop: int, *, total: int | None, columns: int | None) -> Iterator[Segment]:
+        """Full segments that end at or before output frame ``stop``; all of them, the short rest included, once
+        ``total`` (the number of output frames) is known and equals ``stop``."""
+        while self.first_frame < stop:
+            wanted = self._next_length()
+            if self.first_frame + wanted > stop and total != stop:
+                return
+            end = min(self.first_frame + wanted, stop)
+            sources = self._timeline.source_frames(self.first_frame, end, total=total)
+            if end != stop or total is None:
+                sources = sources[: self._snapped(sources)]
+            end = self.first_frame + len(sources)
+            starts = self._timeline.mel_starts(self.first_frame, end, columns=columns)
+            yield Segment(self._number, self.first_frame, sources, starts)
+            self._number += 1
+            self.first_frame = end
+
+    def _next_length(self) -> int:
+        lengths = self._tuning.segment_frames
+        return min(lengths[min(self._number, len(lengths) - 1)], self._longest)
+
+    def _snapped(self, sources: I32) -> int:
+        if self._timeline.is_still:
+            return len(sources)
+        for length in range(len(sources) - 1, len(sources) // 2, -1):
+            starts_scene = sources[length] == sources[length - 1] + 1
+            if starts_scene and self._index.is_key[sources[length]]:
+                return length
+        return len(sources)
+
+
+class RunPlanner:
+    """Decides where independent decoding may start anew: a *run* is decoded by one worker in one pass.
+
+    Starting at frame n costs the frames from the keyframe before n once more. A new run starts only while all that
+    was decoded twice stays within ``waste`` of all that was put out, so that a clip with one keyframe is decoded once
+    and not once for each segment.
+    """
+
+    def __init__(self, index: Index, *, waste: Fraction) -> None:
+        self._index = index
+        self._waste = waste
+        self._frames_out = 0
+        self._frames_twice = 0
+
+    def ends_after(self, sources: I32, *, next_source: int) -> bool:
+        """Whether the run ends with the piece of work that shows ``sources``, so that a new one starts at
+        ``next_source``. Call once for each piece, in order."""
+        self._frames_out += len(sources)
+        again = next_source - self._index.keyframe_before(next_source)
+        if self._frames_twice + again > self._waste * self._frames_out:
+            return False
+        self._frames_twice += again
+        return True

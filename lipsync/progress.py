@@ -1,0 +1,186 @@
+"""What a request knows so far: the voice that was heard and the face that was tracked."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncGenerator, Callable, Sequence
+from fractions import Fraction
+
+import numpy as np
+
+from lipsync.core import F32, I32, AudioFormat, AudioPacket, Segment, SegmentTask, VoiceChunk
+from lipsync.errors import NoAudioStream, NoFace
+from lipsync.faces.chunk import ChunkDetections, source_chunks
+from lipsync.faces.given import given_track
+from lipsync.faces.track import Tracker
+from lipsync.flow import Ahead, in_order
+from lipsync.media.mp4 import packets_between
+from lipsync.options import Options
+from lipsync.plan import MEL_WINDOW, RunPlanner, Timeline, Tuning
+from lipsync.render import FaceInput
+
+
+class Heard:
+    """The voice so far: mel columns and packets as they arrive, and how much of the timeline they cover."""
+
+    def __init__(self, chunks: AsyncGenerator[VoiceChunk, None], timeline: Timeline) -> None:
+        self._chunks = Ahead(chunks, ahead=2)
+        self._timeline = timeline
+        self._mel: F32 = np.empty((80, 0), np.float32)
+        self._packets: list[AudioPacket] = []
+        self._format: AudioFormat | None = None
+        self._duration = Fraction(0)
+        self.is_complete = False
+        self.spent_s = 0.0
+
+    async def more(self) -> bool:
+        """Wait for the next chunk; False when there is none."""
+        chunk = None if self.is_complete else await anext(self._chunks, None)
+        if chunk is None:
+            return False
+        self._mel = np.concatenate([self._mel, chunk.mel], axis=1)
+        self._packets.extend(chunk.packets)
+        self.spent_s += chunk.spent_s
+        self._format, self._duration, self.is_complete = chunk.audio_format, chunk.duration, chunk.is_last
+        return True
+
+    @property
+    def columns(self) -> int:
+        return int(self._mel.shape[1])
+
+    @property
+    def frame_count(self) -> int | None:
+        """Output frames of the whole result; None until the voice's end was heard."""
+        return self._timeline.frame_count(self._duration, self.columns) if self.is_complete else None
+
+    @property
+    def frames_heard(self) -> int:
+        """Leading output frames whose mel windows are known."""
+        if self.frame_count is not None:
+            return self.frame_count
+        if self._timeline.needs_whole_voice:
+            return 0
+        # a negative audio_offset_ms lets a frame hear less than its own time; the voice may still end before it
+        certain = math.floor(self._duration * self._timeline.fps)
+        return min(certain, self._timeline.frames_heard(self.columns))
+
+    def task(self, segment: Segment, boxes: I32) -> SegmentTask:
+        """The segment with its share of the voice; its packets are handed out once. Call in order."""
+        if self._format is None:
+            raise NoAudioStream("The voice has no sound.")
+        starts = segment.mel_starts
+        low = min(max(0, int(starts.min())), self.columns)
+        high = max(low, int(starts.max()) + MEL_WINDOW)
+        stop = segment.first_frame + len(segment)
+        taken, self._packets = packets_between(
+            self._packets, self._format, until=None if stop == self.frame_count else stop / self._timeline.fps
+        )
+        mel = np.ascontiguousarray(self._mel[:, low:high])
+        return SegmentTask(segment, boxes, mel, (starts - low).astype(np.int32), tuple(taken), self._format)
+
+    async def aclose(self) -> None:
+        await self._chunks.aclose()
+
+
+class FaceTrack:
+    """The face's box for every source frame, looked for only as far as the timeline needs."""
+
+    def __init__(
+        self,
+        options: Options,
+        face: FaceInput,
+        timeline: Timeline,
+        *,
+        detect: Callable[[Sequence[range]], AsyncGenerator[ChunkDetections, None]],
+        looked_at: Callable[[int], None],
+        tuning: Tuning,
+    ) -> None:
+        self._options, self._face, self._timeline, self._tuning = options, face, timeline, tuning
+        self._looked_at = looked_at
+        self.detected_frames = 0
+        self.spent_s = 0.0
+        self._frame_count = 1 if timeline.is_still else len(face.index)
+        self._wanted, self._starving, self._is_final = 0, False, False
+        self._demand = asyncio.Event()
+        size = (face.width, face.height)
+        self._detections: Ahead[ChunkDetections] | None = None
+        if options.box is not None or options.boxes is not None:
+            self._boxes = given_track(options, self._frame_count, size, face.index)
+        else:
+            self._boxes = np.empty((0, 4), np.int32)
+            self._tracker = Tracker(self._frame_count, size, face.index, options)
+            self._detections = Ahead(in_order(self._runs(), detect, window=2), ahead=1)
+
+    def expect(self, frames: int, *, total: int | None) -> None:
+        """The timeline is now known up to output frame ``frames`` (its end where ``total`` is given)."""
+        grid = self._timeline.grid
+        needed = int(grid.max()) if self._timeline.needs_whole_voice else int(grid[min(frames, len(grid)) - 1])
+        self._want(needed + 1 if frames else 0)
+        self._is_final = total is not None
+
+    async def boxes(self, segment: Segment) -> I32:
+        """(n, 4) int32 boxes for a segment's frames. Raises NoFace where the whole timeline has none."""
+        needed = int(segment.source_frames.max()) + 1
+        while len(self._boxes) < needed or not (self._has_face or self._nothing_left):
+            await self._look_further()
+        if not self._has_face:
+            raise NoFace(
+                f"No face was found in {self.detected_frames} source frames. Send a face that is larger, upright and "
+                "unobstructed, try another detector, or give its position with box."
+            )
+        return self._boxes[segment.source_frames]
+
+    async def whole(self) -> I32:
+        """(N, 4) int32 boxes of every source frame."""
+        self._want(self._frame_count)
+        while len(self._boxes) < self._frame_count:
+            await self._look_further()
+        return self._boxes
+
+    @property
+    def _has_face(self) -> bool:
+        return bool((self._boxes[:, 2] > 0).any())
+
+    @property
+    def _nothing_left(self) -> bool:
+        return len(self._boxes) >= (self._wanted if self._is_final else self._frame_count)
+
+    async def _look_further(self) -> None:
+        if self._detections is None:
+            raise NoFace("The given boxes hold no face in the frames that are shown.")
+        self._starving = True
+        self._demand.set()
+        chunk = await anext(self._detections, None)
+        self._starving = False
+        if chunk is None:
+            final = self._tracker.finish()
+        else:
+            final = self._tracker.feed(chunk)
+            self.detected_frames += chunk.stop - chunk.first
+            self.spent_s += chunk.spent_s
+            self._looked_at(self.detected_frames)
+        self._boxes = np.concatenate([self._boxes, final])
+
+    async def _runs(self) -> AsyncGenerator[Sequence[range], None]:
+        """Chunks to look at, in runs, each handed out once the timeline needs it."""
+        planner = RunPlanner(self._face.index, waste=self._tuning.waste)
+        chunks = source_chunks(self._frame_count, size=self._tuning.chunk_frames)
+        run: list[range] = []
+        for chunk, following in zip(chunks, [*chunks[1:], None], strict=True):
+            run.append(chunk)
+            shown = np.arange(chunk.start, chunk.stop, dtype=np.int32)
+            if following is None or planner.ends_after(shown, next_source=following.start):
+                while run[0].start >= self._wanted and not self._starving:
+                    self._demand.clear()
+                    await self._demand.wait()
+                yield run
+                run = []
+
+    def _want(self, source_stop: int) -> None:
+        self._wanted = max(self._wanted, source_stop)
+        self._demand.set()
+
+    async def aclose(self) -> None:
+        if self._detections is not None:
+            await self._detections.aclose()

@@ -1,0 +1,361 @@
+"""``LipsyncService``: the ready-made facade for one process; models stay loaded between calls."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+import numpy as np
+
+from lipsync import pipeline
+from lipsync.checkpoints import load_generator
+from lipsync.core import F32, I32, U8, AudioFormat, AudioPacket, Fragment, Source
+from lipsync.engine import Engine
+from lipsync.engine.device import choose_device
+from lipsync.errors import CheckpointNotFound, EngineError, InvalidOption
+from lipsync.faces.chunk import source_chunks
+from lipsync.faces.detector import Detector, DetectorName, create_detector
+from lipsync.local import LocalGenerator, LocalStages
+from lipsync.media.encode import encode_segment
+from lipsync.media.picture import Picture
+from lipsync.media.source import Blob
+from lipsync.model.wav2lip import Wav2Lip
+from lipsync.options import Limits, Options, Precision
+from lipsync.output import read_bytes, stream_bytes, write_file
+from lipsync.pipeline import Job, Progress, Report, synchronise
+from lipsync.plan import Tuning
+from lipsync.render import Encode
+from lipsync.voice.voice import Waveform
+from lipsync.weights import default_checkpoint
+from lipsync.weights import find as find_weights
+
+FrameSink = Callable[[U8], None]
+
+
+class Stats(TypedDict):
+    """What a call came to. Times are seconds; stages overlap, so they may add up to more than the total."""
+
+    num_frames: int
+    fps: float
+    load_video_time: float
+    process_audio_time: float
+    num_mel_chunks: int
+    face_detection_time: float
+    inference_time: float
+    total_time: float
+
+
+class LipsyncService:
+    """Lip-sync in this process. Safe to call from several threads at once.
+
+    Without ``checkpoint_path`` the packaged default is used; a ``Wav2Lip`` module that is already built will do too. ``device`` is "auto" (CUDA where there is one), "cuda",
+    "cuda:1" or "cpu". ``use_fp16``, ``amp_dtype`` and ``use_compile`` act on CUDA; a CPU computes in fp32 unless told
+    otherwise. ``wav2lip_batch_size`` defaults to 512 on CUDA and to what measured best on a CPU. ``cache_entries``
+    bounds what is remembered of face inputs, by content and options, never by file name.
+
+    Raises CheckpointError and its kin, DeviceUnavailable.
+    """
+
+    def __init__(
+        self,
+        checkpoint_path: str | os.PathLike[str] | Wav2Lip | None = None,
+        device: str = "auto",
+        *,
+        face_det_batch_size: int = 16,
+        wav2lip_batch_size: int | None = None,
+        amp_dtype: Literal["fp16", "bf16"] = "fp16",
+        use_fp16: bool = True,
+        use_compile: bool = True,
+        exact: bool = False,
+        trust_torchscript: bool = False,
+        yunet_path: str | os.PathLike[str] | None = None,
+        s3fd_path: str | os.PathLike[str] | None = None,
+        workers: int | None = None,
+        cache_entries: int = 64,
+        limits: Limits | None = None,
+        tuning: Tuning | None = None,
+    ) -> None:
+        self.limits = limits or Limits()
+        self._tuning = tuning or Tuning()
+        model, self.checkpoint_note = _load(checkpoint_path, trust_torchscript=trust_torchscript)
+        self.engine = Engine(
+            model,
+            device=device,
+            precision=_precision(device, amp_dtype=amp_dtype, use_fp16=use_fp16),
+            batch_size=wav2lip_batch_size,
+            compile="auto" if use_compile else False,
+            exact=exact,
+        )
+        self._generator = LocalGenerator(self.engine)
+        self.stages = LocalStages(
+            self._generator,
+            create_detector=partial(
+                _create_detector, yunet_path, s3fd_path, self.engine.info.device, face_det_batch_size
+            ),
+            workers=workers or os.cpu_count() or 1,
+            cache_entries=cache_entries,
+        )
+
+    def process(
+        self,
+        face_path: Source,
+        audio_path: Source | None = None,
+        output_path: str | os.PathLike[str] | None = None,
+        *,
+        static: bool = False,
+        fps: float | str | Fraction | None = None,
+        pads: Sequence[int] = (0, 10, 0, 0),
+        resize_factor: int = 1,
+        crop: Sequence[int] | None = None,
+        box: Sequence[int] | None = None,
+        rotate: bool = False,
+        nosmooth: bool = False,
+        audio_waveform: F32 | None = None,
+        audio_sample_rate: int | None = None,
+        frame_sink: FrameSink | None = None,
+        options: Options | None = None,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> Stats:
+        """Make the face speak the voice; write an mp4 to ``output_path``, or hand each frame to ``frame_sink``, or both.
+
+        ``face_path`` and ``audio_path`` are paths, bytes or file objects; instead of ``audio_path`` a float waveform,
+        (n,) or (channels, n) in -1..1, with its sample rate. ``crop`` and ``box`` of the reference's defaults
+        (0 -1 0 -1 and -1 -1 -1 -1) mean none. ``options`` gives all the other options; the named ones win over it.
+        ``frame_sink`` gets (H, W, 3) uint8 BGR frames in order. Raises the errors of ``lipsync.errors``.
+        """
+        if output_path is None and frame_sink is None:
+            raise InvalidOption("Give output_path, frame_sink, or both: otherwise the result goes nowhere.")
+        named: dict[str, Any] = {
+            "static": static,
+            "fps": fps,
+            "pads": tuple(pads),
+            "resize_factor": resize_factor,
+            "crop": None if crop is None or tuple(crop) == (0, -1, 0, -1) else tuple(crop),
+            "box": None if box is None or tuple(box) == (-1, -1, -1, -1) else tuple(box),
+            "rotate": rotate,
+            "nosmooth": nosmooth,
+        }
+        defaults = Options()
+        given = {name: value for name, value in named.items() if value != getattr(defaults, name)}
+        job = self.job(
+            face_path,
+            _voice_source(audio_path, audio_waveform, audio_sample_rate),
+            replace(options or defaults, **given),
+        )
+        report = Report()
+        asyncio.run(self._run(job, output_path, frame_sink, progress, report))
+        return _stats(report)
+
+    def job(self, face: Source, voice: Source | Waveform, options: Options | None = None) -> Job:
+        """A request for ``fragments``, ``stream`` or ``astream``. Raises LimitExceeded, UnreadableMedia."""
+        largest = max(self.limits.video_bytes, self.limits.image_bytes, self.limits.audio_bytes)
+        heard = voice if isinstance(voice, Waveform) else Blob.of(voice, limit_bytes=largest)
+        return Job(Blob.of(face, limit_bytes=largest), heard, options or Options(), self.limits)
+
+    def fragments(
+        self,
+        job: Job,
+        *,
+        progress: Callable[[Progress], None] | None = None,
+        report: Report | None = None,
+    ) -> AsyncGenerator[Fragment, None]:
+        """The request's fragments in order; closing the iterator stops its work."""
+        return synchronise(job, self.stages, tuning=self._tuning, progress=progress, report=report)
+
+    async def astream(
+        self, face: Source, voice: Source | Waveform, options: Options | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        """A fragmented mp4 as it is made; the first bytes come with the first short segment."""
+        async with aclosing(stream_bytes(self.fragments(self.job(face, voice, options)))) as stream:
+            async for data in stream:
+                yield data
+
+    def stream(self, face: Source, voice: Source | Waveform, options: Options | None = None) -> Iterator[bytes]:
+        """``astream`` for callers without an event loop. Close the iterator to stop early."""
+        with asyncio.Runner() as runner:
+            source = self.astream(face, voice, options)
+            try:
+                while data := runner.run(_next(source)):
+                    yield data
+            finally:
+                runner.run(source.aclose())
+
+    def to_bytes(self, face: Source, voice: Source | Waveform, options: Options | None = None) -> bytes:
+        """The bytes of a progressive mp4."""
+        return asyncio.run(read_bytes(self.fragments(self.job(face, voice, options))))
+
+    def preload_static_face(self, face_path: Source, options: Options | None = None) -> None:
+        """Probe a picture and find its face now, so that later calls with the same picture and options start at once."""
+        asyncio.run(self._preload(self.job(face_path, _NO_VOICE, options)))
+
+    def preload_video_cache(self, face_path: Source, options: Options | None = None) -> None:
+        """Index a video and find its faces now, so that later calls with the same video and options start at once."""
+        self.preload_static_face(face_path, options)
+
+    async def _preload(self, job: Job) -> None:
+        face = await self.stages.open_face(job)
+        chunks = source_chunks(len(face.index), size=self._tuning.chunk_frames)
+        async for _ in self.stages.detect(job, face, chunks):
+            pass  # the stages' cache keeps them
+
+    async def _run(
+        self,
+        job: Job,
+        output_path: str | os.PathLike[str] | None,
+        frame_sink: FrameSink | None,
+        progress: Callable[[Progress], None] | None,
+        report: Report,
+    ) -> None:
+        stages, tuning = self.stages, self._tuning
+        if frame_sink is not None:
+            # one segment at a time: frames reach the sink in order
+            tuning = replace(tuning, window=1)
+            stages = stages.encoding_with(_Tee(frame_sink, encode=encode_segment if output_path is not None else None))
+        fragments = synchronise(job, stages, tuning=tuning, progress=progress, report=report)
+        if output_path is not None:
+            await write_file(fragments, output_path)
+            return
+        async for _ in fragments:
+            pass  # the sink has had the frames
+
+    def close(self) -> None:
+        """Stop the threads; the engine's memory goes with the last reference to it."""
+        self.stages.close()
+        self._generator.close()
+
+    def __enter__(self) -> LipsyncService:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _Tee:
+    """An end of the line that hands frames to a sink, and to an encoder where there is one."""
+
+    def __init__(self, sink: FrameSink, *, encode: Encode | None) -> None:
+        self._sink = sink
+        self._encode = encode
+
+    def __call__(
+        self,
+        pictures: Iterable[Picture],
+        *,
+        first_frame: int,
+        fps: Fraction,
+        packets: Sequence[AudioPacket],
+        audio_format: AudioFormat,
+        options: Options,
+    ) -> bytes:
+        seen = self._seen(pictures)
+        if self._encode is None:
+            for _ in seen:
+                pass  # each was handed to the sink
+            return b""
+        return self._encode(
+            seen, first_frame=first_frame, fps=fps, packets=packets, audio_format=audio_format, options=options
+        )
+
+    def _seen(self, pictures: Iterable[Picture]) -> Iterator[Picture]:
+        for picture in pictures:
+            self._sink(picture.bgr())
+            yield picture
+
+
+def find_track(
+    face: Source,
+    options: Options | None = None,
+    *,
+    limits: Limits | None = None,
+    yunet_path: str | os.PathLike[str] | None = None,
+    s3fd_path: str | os.PathLike[str] | None = None,
+    device: str = "cpu",
+) -> str:
+    """The face's box in every source frame, as the JSON text that ``Options.boxes`` comes from; no generator needed.
+
+    Raises NoFace and the errors of reading the input.
+    """
+    limits = limits or Limits()
+    job = Job(
+        Blob.of(face, limit_bytes=max(limits.video_bytes, limits.image_bytes)), _NO_VOICE, options or Options(), limits
+    )
+    detector = partial(_create_detector, yunet_path, s3fd_path, device, 16)
+    stages = LocalStages(_NoGenerator(), create_detector=detector, workers=2, cache_entries=0)
+    try:
+        return asyncio.run(pipeline.find_track(job, stages))
+    finally:
+        stages.close()
+
+
+class _NoGenerator:
+    """Stands where nothing is rendered."""
+
+    async def generate(self, crops: U8, crop_index: I32, mel: F32, mel_starts: I32) -> U8:
+        raise EngineError("Nothing can be rendered here: these stages were made to look for faces.")
+
+
+def _create_detector(
+    yunet_path: str | os.PathLike[str] | None,
+    s3fd_path: str | os.PathLike[str] | None,
+    device: str,
+    face_det_batch_size: int,
+    name: DetectorName,
+) -> Detector:
+    path = {"s3fd": s3fd_path, "centerface": None}.get(name, yunet_path or find_weights("yunet"))
+    weights = None if path is None else Path(path)
+    return create_detector(name, weights=weights, device=device, face_det_batch_size=face_det_batch_size)
+
+
+def _load(checkpoint: str | os.PathLike[str] | Wav2Lip | None, *, trust_torchscript: bool) -> tuple[Wav2Lip, str]:
+    if isinstance(checkpoint, Wav2Lip):
+        return checkpoint, "a generator built by the caller"
+    path = checkpoint or default_checkpoint()
+    if path is None:
+        raise CheckpointNotFound(
+            "No generator is packaged, and no checkpoint was given. Give the path of a Wav2Lip checkpoint; "
+            "'lipsync weights list' says where its authors offer it."
+        )
+    note = f"packaged default, {Path(path).name}" if checkpoint is None else os.fspath(path)
+    return load_generator(path, trust_torchscript=trust_torchscript), note
+
+
+_NO_VOICE = Waveform(np.zeros(0, np.float32), 16_000)
+
+
+async def _next(source: AsyncGenerator[bytes, None]) -> bytes | None:
+    return await anext(source, None)
+
+
+def _precision(device: str, *, amp_dtype: Literal["fp16", "bf16"], use_fp16: bool) -> Precision | Literal["auto"]:
+    if choose_device(device).type != "cuda":
+        return "auto"
+    return amp_dtype if use_fp16 else "fp32"
+
+
+def _voice_source(audio: Source | None, waveform: F32 | None, sample_rate_hz: int | None) -> Source | Waveform:
+    if waveform is not None and audio is None and sample_rate_hz is not None:
+        return Waveform(np.asarray(waveform, np.float32), sample_rate_hz)
+    if audio is not None and waveform is None:
+        return audio
+    raise InvalidOption("Give either audio_path, or audio_waveform together with audio_sample_rate.")
+
+
+def _stats(report: Report) -> Stats:
+    spent = report.stage_s
+    return Stats(
+        num_frames=report.frame_count,
+        fps=float(report.fps),
+        load_video_time=spent.get("open", 0.0) + spent.get("decode", 0.0),
+        process_audio_time=spent.get("voice", 0.0),
+        num_mel_chunks=report.frame_count,
+        face_detection_time=spent.get("detect", 0.0),
+        inference_time=spent.get("generate", 0.0),
+        total_time=report.total_s,
+    )

@@ -1,0 +1,377 @@
+"""The whole library in one process: every output frame shows and hears what it must, however the work is cut."""
+
+import asyncio
+import io
+import tempfile
+from contextlib import aclosing
+from fractions import Fraction
+from math import ceil, floor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lipsync.core import Detection
+from lipsync.errors import FaceMissing, NoFace
+from lipsync.local import LocalStages
+from lipsync.media.decode import FrameReader, Geometry
+from lipsync.media.index import build_index
+from lipsync.media.probe import probe_face
+from lipsync.media.source import Blob
+from lipsync.options import Limits, Options
+from lipsync.output import read_bytes, stream_bytes
+from lipsync.pipeline import Job, Progress, Report, synchronise
+from lipsync.plan import Tuning
+from lipsync.voice.mel import mel_spectrogram
+from lipsync.voice.voice import Waveform
+from tests.fakes import BEFORE, HearingGenerator, ToldDetector, window_of
+from tests.media_factory import image_bytes, read_number, video_bytes
+
+RATES = [Fraction(24000, 1001), Fraction(24), Fraction(25), Fraction(30000, 1001), Fraction(30), Fraction(50),
+         Fraction(60000, 1001), Fraction(60)]  # fmt: skip
+SIZE = (160, 240)
+BOX = (120, 236, 16, 144)  # top bottom left right: below the number that the source frame carries
+LIMITS = Limits()
+
+
+def noise(seconds: float, seed: int = 0) -> Waveform:
+    """A voice whose every mel window is unlike every other: noise at 16 kHz, louder and softer."""
+    draw = np.random.default_rng(seed)
+    n = round(seconds * 16_000)
+    loudness = np.interp(
+        np.arange(n), np.arange(0, n + 800, 800), draw.uniform(0.02, 0.9, n // 800 + 2)[: n // 800 + 1 + (n % 800 > 0)]
+    )
+    return Waveform((draw.uniform(-0.5, 0.5, n) * loudness).astype(np.float32), 16_000)
+
+
+def stages(generator, *faces: Detection, workers: int = 2, **more) -> LocalStages:
+    return LocalStages(generator, create_detector=lambda name: ToldDetector(*faces), workers=workers, **more)
+
+
+def lasting(voice: Waveform, seconds: Fraction) -> Waveform:
+    """The voice cut, or padded with silence, to a length: what cut_off and silence make of it."""
+    n = floor(seconds * voice.sample_rate_hz)
+    padded = np.concatenate([voice.samples, np.zeros(max(0, n - len(voice.samples)), np.float32)])
+    return Waveform(padded[:n], voice.sample_rate_hz)
+
+
+def run(face: bytes, voice: Waveform, *, heard: Waveform | None = None, **options) -> bytes:
+    """The progressive mp4 that the pipeline makes with a generator that draws what it hears."""
+    options = {"box": BOX, "blend": "none", "preset": "ultrafast"} | options
+    local = stages(HearingGenerator(mel_spectrogram((heard or voice).samples)))
+    job = Job(Blob.of(face, limit_bytes=10**8), voice, Options(**options), LIMITS)
+    try:
+        return asyncio.run(read_bytes(synchronise(job, local)))
+    finally:
+        local.close()
+
+
+def pictures_of(mp4: bytes) -> list[np.ndarray]:
+    blob = Blob.of(mp4, limit_bytes=10**8)
+    info = probe_face(blob, LIMITS)
+    index = build_index(blob, info, LIMITS)
+    with FrameReader(blob, info, index, geometry=Geometry(), limits=LIMITS) as reader:
+        return [picture.bgr() for picture in reader.read(range(len(index)))]
+
+
+def heard_in(picture: np.ndarray) -> int:
+    top, bottom, left, right = BOX
+    number = read_number(picture[top:bottom, left:right])
+    return number - BEFORE if number else None
+
+
+def expected_sources(mode: str, size: int, total: int) -> list[int]:
+    if mode == "bounce":
+        once = list(range(size)) + list(range(size - 2, 0, -1))
+        return [once[i % len(once)] for i in range(total)]
+    if mode == "remap":
+        return [i * size // total for i in range(total)]
+    return [i % size if mode == "loop" else min(i, size - 1) for i in range(total)]
+
+
+def check(mp4: bytes, *, sources: list[int], starts: list[int], heard: Waveform) -> None:
+    mel = mel_spectrogram(heard.samples)
+    pictures = pictures_of(mp4)
+    assert len(pictures) == len(sources)
+    for n, picture in enumerate(pictures):
+        assert read_number(picture) == sources[n], f"output frame {n} shows another source frame"
+        is_silent = (window_of(mel, starts[n]) == -4.0).all()
+        wanted = None if is_silent else starts[n]
+        assert heard_in(picture) == wanted, f"output frame {n} hears another window"
+
+
+@pytest.mark.parametrize("fps", RATES, ids=str)
+@pytest.mark.parametrize("mode", ["loop", "bounce", "cut_off", "silence", "remap"])
+@pytest.mark.parametrize("voice_s", [0.5, 1.3], ids=["shorter", "longer"])
+def test_frame_i_shows_and_hears_window_i_after_encoding_and_decoding_again(mode, fps, voice_s):
+    size = round(Fraction(9, 10) * fps)
+    face = video_bytes(frames=size, size=SIZE, fps=fps, gop=10)
+    voice, clip_s, own_s = noise(voice_s), size / fps, Fraction(str(voice_s))
+    lasts_s = {"cut_off": min(own_s, clip_s), "silence": max(own_s, clip_s)}.get(mode, own_s)
+    total = ceil(lasts_s * fps)
+    heard = lasting(voice, lasts_s)
+    mp4 = run(face, voice, heard=heard, sync_mode=mode)
+    starts = [int(80 * i / fps) for i in range(total)]
+    check(mp4, sources=expected_sources(mode, size, total), starts=starts, heard=heard)
+
+
+@pytest.mark.parametrize("offset_ms", [-250.0, 120.0])
+def test_an_audio_offset_moves_what_the_mouth_hears_and_nothing_else(offset_ms):
+    voice = noise(1.0)
+    mp4 = run(video_bytes(frames=25, size=SIZE), voice, audio_offset_ms=offset_ms)
+    starts = [int(np.floor(80 * (Fraction(i, 25) + Fraction(offset_ms) / 1000))) for i in range(25)]
+    check(mp4, sources=list(range(25)), starts=starts, heard=voice)
+
+
+def test_the_reference_count_and_its_last_window_come_out_with_compat():
+    voice = noise(2.0)
+    mp4 = run(video_bytes(frames=20, size=SIZE), voice, compat="reference")
+    starts = [int(i * 80 / 25) for i in range(200) if int(i * 80 / 25) + 16 <= 161]
+    starts.append(161 - 16)
+    check(mp4, sources=[i % 20 for i in range(len(starts))], starts=starts, heard=voice)
+
+
+def test_a_picture_speaks_at_25_frames_a_second_and_sends_one_crop_for_many_frames():
+    voice = noise(2.0)
+    generator = HearingGenerator(mel_spectrogram(voice.samples))
+    local = stages(generator)
+    face = image_bytes(format="png", size=SIZE, number=7)
+    job = Job(Blob.of(face, limit_bytes=10**8), voice, Options(box=BOX, blend="none"), LIMITS)
+    mp4 = asyncio.run(read_bytes(synchronise(job, local)))
+    check(mp4, sources=[7] * 50, starts=[i * 80 // 25 for i in range(50)], heard=voice)
+    assert set(generator.crops_seen) == {1}
+    assert sum(generator.batches) == 50
+
+
+@given(
+    segment_frames=st.lists(st.integers(1, 30), min_size=1, max_size=4).map(tuple),
+    window=st.integers(1, 6),
+    gop=st.sampled_from([4, 13, 1000]),
+    mode=st.sampled_from(["loop", "bounce"]),
+    workers=st.integers(1, 3),
+)
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_frames_do_not_depend_on_how_the_work_is_cut(segment_frames, window, gop, mode, workers):
+    voice = noise(1.5, seed=3)
+    face = video_bytes(frames=22, size=SIZE, gop=gop)
+    generator = HearingGenerator(mel_spectrogram(voice.samples))
+    frames: list[bytes] = []
+
+    def keep(pictures, **_):
+        # the end of the line, before any encoder: what must not depend on the cutting
+        frames.extend(np.concatenate([p.y.ravel(), p.u.ravel(), p.v.ravel()]).tobytes() for p in pictures)
+        return b""
+
+    def render(tuning: Tuning) -> list[bytes]:
+        frames.clear()
+        local = stages(generator, workers=workers, encode=keep)
+        job = Job(Blob.of(face, limit_bytes=10**8), voice, Options(box=BOX, sync_mode=mode), LIMITS)
+
+        async def drain() -> None:
+            async for _ in synchronise(job, local, tuning=tuning):
+                pass  # kept above
+
+        asyncio.run(drain())
+        local.close()
+        return list(frames)
+
+    one_piece = render(Tuning(segment_frames=(200,), window=1))
+    assert len(one_piece) == 38
+    assert len(set(one_piece)) == 38, "every frame differs, so a frame out of place would be seen"
+    pieces = render(Tuning(segment_frames=segment_frames, window=1))
+    assert pieces == one_piece
+    together = render(Tuning(segment_frames=segment_frames, window=window))
+    assert sorted(together) == sorted(one_piece)
+
+
+async def test_the_first_bytes_of_a_stream_come_long_before_the_last():
+    voice = noise(12.0)
+    local = stages(HearingGenerator(mel_spectrogram(voice.samples)))
+    face = video_bytes(frames=20, size=SIZE)
+    job = Job(Blob.of(face, limit_bytes=10**8), voice, Options(box=BOX), LIMITS)
+    told: list[Progress] = []
+    sizes = []
+    async with aclosing(stream_bytes(synchronise(job, local, progress=told.append))) as stream:
+        async for data in stream:
+            sizes.append(len(data))
+    assert len(sizes) >= 5, "a fragment per segment"
+    rendered = [step for step in told if step.stage == "render"]
+    assert rendered[0].done == 8
+    assert rendered[-1].done == rendered[-1].total == 300
+    local.close()
+
+
+async def test_closing_a_stream_stops_the_work_and_leaves_no_task_and_no_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    voice = noise(20.0)
+    generator = HearingGenerator(mel_spectrogram(voice.samples))
+    local = stages(generator)
+    face = video_bytes(frames=20, size=SIZE)
+    job = Job(Blob.of(face, limit_bytes=10**8), voice, Options(box=BOX), LIMITS)
+    stream = stream_bytes(synchronise(job, local))
+    await anext(stream)
+    await stream.aclose()
+    done = len(generator.batches)
+    await asyncio.sleep(0.3)
+    assert len(generator.batches) == done, "nothing was generated after the consumer had gone"
+    assert len(asyncio.all_tasks()) == 1
+    assert list(tmp_path.iterdir()) == []
+    local.close()
+
+
+async def test_a_slow_reader_is_not_run_ahead_of():
+    voice = noise(40.0)
+    generator = HearingGenerator(mel_spectrogram(voice.samples))
+    local = stages(generator)
+    face = image_bytes(format="png", size=SIZE, number=7)
+    job = Job(Blob.of(face, limit_bytes=10**8), voice, Options(box=BOX, preset="ultrafast"), LIMITS)
+    tuning = Tuning(segment_frames=(10,), window=3)
+    async with aclosing(synchronise(job, local, tuning=tuning)) as fragments:
+        await anext(fragments)
+        await asyncio.sleep(1.0)
+        assert len(generator.batches) <= 1 + 3 + 1
+    local.close()
+
+
+def test_two_requests_at_once_do_not_disturb_each_other():
+    voices = [noise(1.0, seed=1), noise(1.0, seed=2)]
+    wholes = [mel_spectrogram(voice.samples) for voice in voices]
+    face = video_bytes(frames=25, size=SIZE)
+
+    class Both:
+        """One engine for both voices, told apart by what is heard."""
+
+        def __init__(self):
+            self.each = [HearingGenerator(whole) for whole in wholes]
+
+        async def generate(self, crops, crop_index, mel, mel_starts):
+            await asyncio.sleep(0)
+            for hearing in self.each:
+                try:
+                    return await hearing.generate(crops, crop_index, mel, mel_starts)
+                except AssertionError:
+                    continue
+            raise AssertionError("a window of neither voice: requests were mixed")
+
+    local = stages(Both())
+
+    async def both() -> list[bytes]:
+        jobs = [
+            Job(Blob.of(face, limit_bytes=10**8), voice, Options(box=BOX, blend="none"), LIMITS) for voice in voices
+        ]
+        tuning = Tuning(segment_frames=(5,))
+        return await asyncio.gather(*(read_bytes(synchronise(job, local, tuning=tuning)) for job in jobs))
+
+    for voice, mp4 in zip(voices, asyncio.run(both()), strict=True):
+        check(mp4, sources=list(range(25)), starts=[i * 80 // 25 for i in range(25)], heard=voice)
+    local.close()
+
+
+def test_pixels_outside_the_box_are_the_sources_own():
+    voice = noise(0.4)
+    face = video_bytes(frames=10, size=SIZE)
+    seen = []
+
+    def keep(pictures, **_):
+        seen.extend((p.y.copy(), p.u.copy(), p.v.copy()) for p in pictures)
+        return b""
+
+    local = stages(HearingGenerator(mel_spectrogram(voice.samples)), encode=keep)
+    job = Job(Blob.of(face, limit_bytes=10**8), voice, Options(box=BOX), LIMITS)
+
+    async def drain() -> None:
+        async for _ in synchronise(job, local, tuning=Tuning(window=1)):
+            pass  # kept above
+
+    asyncio.run(drain())
+    blob = Blob.of(face, limit_bytes=10**8)
+    info = probe_face(blob, LIMITS)
+    with FrameReader(blob, info, build_index(blob, info, LIMITS), geometry=Geometry(), limits=LIMITS) as reader:
+        sources = list(reader.read(range(10)))
+    top, bottom, left, right = BOX
+    outside = np.ones(sources[0].y.shape, bool)
+    outside[top:bottom, left:right] = False
+    halves = outside[::2, ::2]
+    changed = 0
+    for (y, u, v), source in zip(seen, sources, strict=True):
+        assert (y[outside] == source.y[outside]).all()
+        assert (u[halves] == source.u[halves]).all() and (v[halves] == source.v[halves]).all()
+        changed += int((y != source.y).sum())
+    assert changed > 1000, "and inside the box there was something to see"
+    local.close()
+
+
+def test_a_face_that_is_never_found_is_an_error_that_says_how_many_frames_were_looked_at():
+    voice = noise(1.0)
+    local = stages(HearingGenerator(mel_spectrogram(voice.samples)))
+    job = Job(Blob.of(video_bytes(frames=25, size=SIZE), limit_bytes=10**8), voice, Options(), LIMITS)
+    with pytest.raises(NoFace, match=r"\b\d+\b.*frames"):
+        asyncio.run(read_bytes(synchronise(job, local)))
+    local.close()
+
+
+def test_frames_without_a_box_pass_through_or_fail_as_asked():
+    voice = noise(0.8)
+    boxes = tuple((16, 120, 144, 236) if n < 12 else None for n in range(20))
+    face = video_bytes(frames=20, size=SIZE)
+    mp4 = run(face, voice, box=None, boxes=boxes)
+    pictures = pictures_of(mp4)
+    assert [read_number(p) for p in pictures] == list(range(20))
+    assert [heard_in(p) for p in pictures[:12]] == [i * 80 // 25 for i in range(12)]
+    with pytest.raises(ValueError):
+        heard_in(pictures[15])
+    with pytest.raises(FaceMissing, match="12"):
+        run(face, voice, box=None, boxes=boxes, on_missing_face="error")
+
+
+def test_a_detected_face_is_pasted_where_it_was_found():
+    voice = noise(0.6)
+    found = Detection(20.0, 130.0, 140.0, 220.0, 0.9)
+    local = stages(HearingGenerator(mel_spectrogram(voice.samples)), found)
+    face = video_bytes(frames=30, size=SIZE)
+    job = Job(Blob.of(face, limit_bytes=10**8), voice, Options(blend="none"), LIMITS)
+    pictures = pictures_of(asyncio.run(read_bytes(synchronise(job, local))))
+    numbers = [read_number(p[130:230, 20:140]) - BEFORE for p in pictures]
+    assert numbers == [i * 80 // 25 for i in range(15)]
+    local.close()
+
+
+@pytest.mark.parametrize("gop", [25, 250, 10_000])
+def test_a_clip_is_decoded_little_more_than_twice_in_all(gop):
+    voice = noise(12.0)
+    face = video_bytes(frames=300, size=SIZE, gop=gop, draw=None)
+    report = Report()
+    opened: list[FrameReader] = []
+    original = FrameReader.__init__
+
+    def counted(self, *args, **kwargs):
+        original(self, *args, **kwargs)
+        opened.append(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FrameReader, "__init__", counted)
+        local = stages(HearingGenerator(mel_spectrogram(voice.samples)), Detection(20.0, 130.0, 140.0, 220.0, 0.9))
+        job = Job(Blob.of(face, limit_bytes=10**8), voice, Options(preset="ultrafast"), LIMITS)
+        asyncio.run(read_bytes(synchronise(job, local, report=report)))
+        local.close()
+    assert report.frame_count == 300
+    assert sum(reader.decoded_count for reader in opened) / report.frame_count <= 2.2
+
+
+def test_results_reach_a_file_a_stream_and_bytes_alike(tmp_path: Path):
+    voice = noise(1.0)
+    face = video_bytes(frames=25, size=SIZE)
+
+    async def streamed() -> bytes:
+        local = stages(HearingGenerator(mel_spectrogram(voice.samples)))
+        job = Job(Blob.of(io.BytesIO(face), limit_bytes=10**8), voice, Options(box=BOX, blend="none"), LIMITS)
+        data = b"".join([part async for part in stream_bytes(synchronise(job, local))])
+        local.close()
+        return data
+
+    whole = pictures_of(run(face, voice, preset="veryfast"))
+    parts = pictures_of(asyncio.run(streamed()))
+    assert len(whole) == len(parts) == 25
+    assert all((a == b).all() for a, b in zip(whole, parts, strict=True)), "remuxing changes no picture"
