@@ -120,6 +120,14 @@ def test_a_voice_is_padded_with_silence_or_cut_to_a_span() -> None:
     assert chunks_of(source, at_least=Fraction(1), at_most=Fraction(3))[-1].duration == 2
 
 
+@pytest.mark.parametrize("frames", [1, 7, 50])
+def test_a_span_of_whole_frames_stays_that_many_frames(frames: int) -> None:
+    fps, source = Fraction(30_000, 1001), wave(1.0, rate=44_100)
+    for span in ({"at_most": frames / fps}, {"at_least": (30 + frames) / fps}):
+        expected = min(frames, 30) if "at_most" in span else 30 + frames
+        assert math.ceil(chunks_of(source, **span)[-1].duration * fps) == expected
+
+
 def test_cutting_stops_reading() -> None:
     class Endless(Waveform):
         def blocks(self) -> Iterator:  # type: ignore[type-arg]

@@ -80,9 +80,7 @@ def encode_segment(
             for number, picture in enumerate(itertools.chain([first], remaining), first_frame):
                 output.mux(video.encode(_av_frame(picture, frame, options, number, 1 / fps)))
             output.mux(video.encode(None))
-            for packet in packets:
-                if packet.pts >= 0:
-                    output.mux(_av_packet(packet, audio, audio_format))
+            output.mux([_av_packet(packet, audio, audio_format) for packet in packets if packet.pts >= 0])
     except av.error.FFmpegError as error:
         raise OutputError(
             f"Encoding {options.codec} at {width}×{height} failed: {error}. Try another codec or size."

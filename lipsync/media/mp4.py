@@ -113,6 +113,8 @@ def write_progressive(
         part.touch(exist_ok=False)
         _remux(Path(fragments_path).absolute(), part, dict(metadata or {}) | {"comment": SYNTHETIC})
         os.replace(part, target)
+    except OutputError:
+        raise
     except (OSError, av.error.FFmpegError) as error:
         reason = getattr(error, "strerror", None) or error
         raise OutputError(f"Cannot write {target}: {reason}. Choose a writable place with room.") from error
