@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import struct
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import av
@@ -287,6 +289,20 @@ def boxes_of(mp4: bytes) -> Iterator[tuple[str, int, int]]:
 def truncated(data: bytes, *, keep: float = 0.5) -> bytes:
     """The first part of a file, as a broken transfer leaves it."""
     return data[: int(len(data) * keep)]
+
+
+def faststart(mp4: bytes) -> bytes:
+    """The same mp4 with its headers in front, as files for the web are."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "faststart.mp4"
+        options = _EXACT | {"movflags": "faststart"}
+        with av.open(io.BytesIO(mp4)) as source, av.open(str(path), "w", format="mp4", options=options) as output:
+            streams = {stream.index: output.add_stream_from_template(stream) for stream in source.streams}
+            for packet in source.demux():
+                if packet.dts is not None:
+                    packet.stream = streams[packet.stream_index]
+                    output.mux(packet)
+        return path.read_bytes()
 
 
 def stream_copy_cut(data: bytes, *, start_s: float, container: str = "mp4") -> bytes:
