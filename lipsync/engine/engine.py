@@ -92,12 +92,10 @@ class Engine:
         compiled = self._device.type == "cuda" and not exact if compile == "auto" else compile
         if exact and compiled:
             raise InvalidOption("exact runs the plain network: use it without compile.")
-        if threads is not None:
-            if threads < 1:
-                raise InvalidOption(f"threads must be at least 1, not {threads}.")
-            torch.set_num_threads(threads)
         if float32_matmul_precision not in get_args(MatmulPrecision):
             raise InvalidOption(f"float32_matmul_precision must be highest or high, not {float32_matmul_precision!r}.")
+        if threads is not None:
+            _set_threads(threads)
         self._model = copy.deepcopy(model).eval() if exact else fold(model)
         self._matmul = float32_matmul_precision
         self._info = EngineInfo(
@@ -248,6 +246,12 @@ class Engine:
                 out_of_memory=now.out_of_memory + out_of_memory,
                 redone=now.redone + redone,
             )
+
+
+def _set_threads(threads: int) -> None:
+    if threads < 1:
+        raise InvalidOption(f"threads must be at least 1, not {threads}.")
+    torch.set_num_threads(threads)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
