@@ -81,6 +81,9 @@ class FrameReader:
         for number in range(first, stop):
             yield self._frames.small(number, size)
 
+    def __len__(self) -> int:
+        return len(self._index)
+
     @property
     def decoded_count(self) -> int:
         """Frames decoded so far, wanted or not."""

@@ -53,7 +53,7 @@ class VideoFrames:
                 self._decode_to(wanted)
 
     def close(self) -> None:
-        self._frames, self._frame = None, None
+        self._frames = self._frame = self._stream = None
         if self._container is not None:
             self._container.close()
             self._container = None
