@@ -383,3 +383,14 @@ def test_codecs_outside_the_list_are_not_even_tried() -> None:
     data = video_bytes(frames=3, codec="qtrle", pix_fmt="rgb24", container="mov")
     with open_demuxer(Blob.of(data, limit_bytes=10**9), "mov") as container:
         assert container.streams.video[0].codec_context.pix_fmt is None  # FFmpeg found out by decoding else
+
+
+def test_the_file_s_name_is_never_asked(tmp_path: Path) -> None:
+    playlist, movie, photo = tmp_path / "a.mp4", tmp_path / "b.png", tmp_path / "c.mp4"
+    playlist.write_bytes(PLAYLISTS["m3u8 to file"])
+    movie.write_bytes(video_bytes(frames=2))
+    photo.write_bytes(image_bytes(format="jpeg"))
+    with pytest.raises(UnsupportedMedia, match="HLS playlist"):
+        probe_face(Blob.of(playlist, limit_bytes=10**9), LIMITS)
+    assert probe_face(Blob.of(movie, limit_bytes=10**9), LIMITS).container == "mov"
+    assert probe_face(Blob.of(photo, limit_bytes=10**9), LIMITS).container == "JPEG"
