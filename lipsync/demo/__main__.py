@@ -1,0 +1,93 @@
+"""``python -m lipsync.demo``: make the packaged faces, voices and generator from nothing, step by step."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import time
+from pathlib import Path
+
+import torch
+
+STEPS = ("media", "speech", "hearing", "frames", "drawing", "export", "evaluate")
+log = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """Run the named steps, or all of them in order; every step goes on where it was left."""
+    parser = argparse.ArgumentParser(prog="python -m lipsync.demo", description=__doc__)
+    parser.add_argument("steps", nargs="*", help=f"of {', '.join(STEPS)}; all of them when none is named")
+    parser.add_argument("--folder", type=Path, default=Path("build/demo"), help="where data and checkpoints are kept")
+    parser.add_argument("--assets", type=Path, default=Path("lipsync/assets"), help="where the packaged files go")
+    parser.add_argument("--report", type=Path, default=Path("docs/benchmarks/demo_model.json"))
+    parser.add_argument("--sheet", type=Path, default=Path("docs/demo_model.png"))
+    parser.add_argument("--recordings", type=Path, nargs="*", default=[], help="recorded speech to measure on, wav")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--utterances", type=int, default=4000)
+    parser.add_argument("--hearing-steps", type=int, default=6500)
+    parser.add_argument("--frame-parts", type=int, default=8, help="of 2400 frames each")
+    parser.add_argument("--drawing-steps", type=int, default=6000)
+    options = parser.parse_args()
+    if unknown := set(options.steps) - set(STEPS):
+        parser.error(f"there is no step {', '.join(sorted(unknown))}; there are {', '.join(STEPS)}.")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(options.threads)
+    for step in options.steps or STEPS:
+        began = time.monotonic()
+        run(step, options)
+        log.info("%s: done in %.0f s", step, time.monotonic() - began)
+
+
+def run(step: str, options: argparse.Namespace) -> None:
+    """One step. Imports stay here: each step wants other packages."""
+    folder: Path = options.folder
+    speech, frames = folder / "speech", folder / "frames"
+    hearing, drawing, generator = folder / "hearing.pt", folder / "drawing.pt", options.assets / "generator.safetensors"
+    if step == "media":
+        from lipsync.demo.media import write_media
+
+        write_media(options.assets)
+    elif step == "speech":
+        from lipsync.demo.corpus import make_corpus
+
+        make_corpus(speech, seed=1, count=options.utterances)
+    elif step == "hearing":
+        from lipsync.demo.corpus import read_corpus
+        from lipsync.demo.hearing import Course, train_hearing
+
+        train_hearing(read_corpus(speech), hearing, Course(steps=options.hearing_steps))
+    elif step == "frames":
+        from lipsync.demo.corpus import read_corpus
+        from lipsync.demo.frames import make_frames
+
+        make_frames(frames, read_corpus(speech, limit=4), parts=options.frame_parts)
+    elif step == "drawing":
+        from lipsync.demo.drawing import Course as DrawingCourse
+        from lipsync.demo.drawing import train_drawing
+
+        train_drawing(frames, drawing, DrawingCourse(steps=options.drawing_steps))
+    elif step == "export":
+        from lipsync.demo.corpus import read_corpus
+        from lipsync.demo.export import export
+
+        log.info("%s", export(hearing, drawing, read_corpus(speech, limit=2), generator))
+    elif step == "evaluate":
+        _evaluate(options, hearing, generator, speech)
+
+
+def _evaluate(options: argparse.Namespace, hearing: Path, generator: Path, speech: Path) -> None:
+    from lipsync.checkpoints import load_generator
+    from lipsync.demo.corpus import read_corpus
+    from lipsync.demo.evaluation import evaluate
+    from lipsync.demo.hearing import load_hearing
+
+    result = evaluate(
+        load_generator(generator), load_hearing(hearing), read_corpus(speech, limit=2), report=options.report,
+        sheet=options.sheet, recordings=options.recordings,
+    )  # fmt: skip
+    log.info("%s", json.dumps({key: value for key, value in result.items() if key != "sequences"}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

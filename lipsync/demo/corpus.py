@@ -1,0 +1,86 @@
+"""A corpus of utterances on disk: every mel column and the mouth that belongs to it, ready to be drawn at random."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lipsync.core import F32, I64
+from lipsync.demo.espeak import Voice, synthesiser
+from lipsync.demo.sentences import HELD_OUT
+from lipsync.demo.speech import HELD_OUT_VARIANTS, Utterance, draw_utterance, utter
+from lipsync.voice.mel import SILENCE
+
+WINDOW = 16
+"""Mel columns that the generator hears for one frame."""
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Corpus:
+    """Utterances one after the other, each followed by a window's width of silence."""
+
+    mel: F32  # (80, N)
+    track: F32  # (N, actions), row c is the mouth of the window that begins at column c
+    starts: I64  # (M,) columns at which a window belongs to an utterance
+
+    def windows(self, starts: I64) -> F32:
+        """(n, 80, 16) for n starts."""
+        return np.ascontiguousarray(self.mel[:, starts[:, None] + np.arange(WINDOW)].transpose(1, 0, 2))
+
+
+def join(utterances: list[Utterance]) -> Corpus:
+    """One corpus of these utterances."""
+    gap = np.full((80, WINDOW), SILENCE, np.float32)
+    mels, tracks, starts, at = [], [], [], 0
+    for one in utterances:
+        mels += [one.mel, gap]
+        tracks += [one.track, np.zeros((WINDOW, one.track.shape[1]), np.float32)]
+        starts.append(np.arange(at, at + one.mel.shape[1]))
+        at += one.mel.shape[1] + WINDOW
+    return Corpus(np.concatenate(mels, 1), np.concatenate(tracks), np.concatenate(starts))
+
+
+def held_out_utterances() -> list[Utterance]:
+    """The kept-back sentences in kept-back voices, clean, twelve of them."""
+    voices = [
+        Voice(f"en-us+{HELD_OUT_VARIANTS[k % len(HELD_OUT_VARIANTS)]}", 140 + 5 * k, 40 + 2 * k)
+        for k in range(len(HELD_OUT))
+    ]
+    return [utter(synthesiser().say(text, voice)) for text, voice in zip(HELD_OUT, voices, strict=True)]
+
+
+def make_corpus(folder: Path, *, seed: int, count: int, part: int = 250) -> None:
+    """Write ``count`` drawn utterances as parts under the folder; parts that are there are kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for first in range(0, count, part):
+        path = folder / f"speech_{seed}_{first:05d}.npz"
+        if path.exists():
+            continue
+        began = time.monotonic()
+        rng = np.random.default_rng([seed, first])
+        corpus = join([draw_utterance(rng) for _ in range(min(part, count - first))])
+        unfinished = path.with_suffix(".tmp.npz")
+        np.savez(
+            unfinished, mel=corpus.mel.astype(np.float16), track=corpus.track.astype(np.float16), starts=corpus.starts
+        )
+        unfinished.replace(path)
+        log.info("%s: %d windows in %.0f s", path.name, len(corpus.starts), time.monotonic() - began)
+
+
+def read_corpus(folder: Path, *, limit: int | None = None) -> Corpus:
+    """All parts under the folder as one corpus, or the first ``limit`` of them."""
+    mels, tracks, starts, at = [], [], [], 0
+    for path in sorted(folder.glob("speech_*[0-9].npz"))[:limit]:
+        with np.load(path) as part:
+            mels.append(part["mel"].astype(np.float32))
+            tracks.append(part["track"].astype(np.float32))
+            starts.append(part["starts"] + at)
+        at += mels[-1].shape[1]
+    if not mels:
+        raise FileNotFoundError(f"{folder} holds no speech yet; run `python -m lipsync.demo speech` first.")
+    return Corpus(np.concatenate(mels, 1), np.concatenate(tracks), np.concatenate(starts))
