@@ -24,7 +24,8 @@ from lipsync.voice.voice import Waveform
 
 seconds, path = float(sys.argv[1]), sys.argv[2]
 stages = LocalStages(Copying(), create_detector=lambda name: create_detector("centerface"), workers=2)
-job = Job(Blob.of(path, limit_bytes=10**9), Waveform(speech_like(seconds), 16_000), Options(preset="ultrafast"), Limits())
+voice = Waveform(speech_like(seconds), 16_000)
+job = Job(Blob.of(path, limit_bytes=10**9), voice, Options(preset="ultrafast"), Limits())
 report = Report()
 asyncio.run(write_file(synchronise(job, stages, report=report), path + ".out.mp4"))
 print(report.frame_count, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)

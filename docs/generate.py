@@ -61,8 +61,8 @@ def errors_page() -> str:
             "",
             "Made by `docs/generate.py` from `lipsync/errors.py`; do not edit the table here.",
             "",
-            "Every error has a stable slug and a `detail` that says what is wrong and what to do. The command line prints",
-            "the detail and ends with the exit code; 2 is also wrong usage, 130 an interruption.",
+            "Every error has a stable slug and a `detail` that says what is wrong and what to do. The command line",
+            "prints the detail and ends with the exit code; 2 is also wrong usage, 130 an interruption.",
             "",
             *rows,
             "",
@@ -93,7 +93,9 @@ def _values(hint: Any) -> str:
 def _default(value: Any) -> str:
     if value is None:
         return "–"
-    return f"`{' '.join(map(str, value)) if isinstance(value, tuple) else str(value).lower() if isinstance(value, bool) else value}`"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    return f"`{' '.join(map(str, value)) if isinstance(value, tuple) else value}`"
 
 
 def _code(error: type[LipsyncError]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import cv2
@@ -16,13 +17,9 @@ Box = tuple[int, int, int, int]
 
 
 def crop_face(picture: Picture, box: Box) -> U8:
-    """What the generator sees of a frame: the box, converted to BGR and resized to (96, 96, 3) with bilinear sampling."""
-    return resize_crop(picture.bgr(box))
-
-
-def resize_crop(bgr: U8) -> U8:
-    """(h, w, 3) BGR to (96, 96, 3), bilinear even when it shrinks a lot, as the network was trained."""
-    return np.asarray(cv2.resize(bgr, (CROP_SIDE, CROP_SIDE), interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
+    """What the generator sees of a frame: the box as (96, 96, 3) BGR, bilinear however much it shrinks."""
+    sides = (CROP_SIDE, CROP_SIDE)
+    return np.asarray(cv2.resize(picture.bgr(box), sides, interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
 
 
 def fit_patch(patch: U8, box: Box) -> U8:
@@ -32,28 +29,35 @@ def fit_patch(patch: U8, box: Box) -> U8:
 
 
 def paste(picture: Picture, box: Box, patch: U8, options: Options) -> Picture:
-    """A new picture with the patch in its box; pixels outside the box are the old ones.
+    """A new picture with the patch in its box; samples outside the box are the old ones.
 
-    ``blend="none"`` overwrites the box. ``blend="feather"`` fades the patch in towards the box's borders and above the
-    part that the network re-draws (the lower half), so that no seam shows and the eyes keep the source's sharpness.
-    With ``compat="reference"`` the frame goes through BGR as a whole and the box is overwritten there: pixel for pixel
-    what the reference does before it encodes.
+    ``blend="none"`` overwrites the box: the result's ``bgr()`` is then, pixel for pixel, what the reference has before
+    it encodes. ``blend="feather"`` fades the patch in towards the box's borders and above the part that the network
+    re-draws (the lower half), so that no seam shows and the eyes keep the source's sharpness.
     """
     x1, y1, x2, y2 = box
     fitted = fit_patch(patch, box)
-    if options.compat == "reference" and options.blend == "none":
-        frame = picture.bgr()
-        return Picture.from_bgr(paste_bgr(frame, box, fitted), picture.color)
-    alpha = feather_mask(x2 - x1, y2 - y1) if options.blend == "feather" else None
-    return picture.with_patch(box, fitted, alpha)
+    if options.blend == "feather":
+        return picture.with_patch(box, fitted, feather_mask(x2 - x1, y2 - y1))
+    planes = picture.with_patch(box, fitted)
+    return Overwritten(planes.y, planes.u, planes.v, planes.color, picture, box, fitted)
 
 
-def paste_bgr(frame: U8, box: Box, fitted: U8) -> U8:
-    """A new (H, W, 3) frame in which the box holds ``fitted`` (h, w, 3)."""
-    x1, y1, x2, y2 = box
-    pasted = frame.copy()
-    pasted[y1:y2, x1:x2] = fitted
-    return pasted
+@dataclass(frozen=True, slots=True, eq=False)
+class Overwritten(Picture):
+    """A picture whose box was overwritten in BGR. Its planes are for the encoder; ``bgr`` is free of their rounding."""
+
+    source: Picture
+    box: Box
+    fitted: U8
+
+    def bgr(self, box: Box | None = None) -> U8:
+        """See ``Picture.bgr``; the overwritten box holds exactly the pixels that were pasted."""
+        x1, y1, x2, y2 = self.box
+        frame = self.source.bgr()
+        frame[y1:y2, x1:x2] = self.fitted
+        left, top, right, bottom = box or (0, 0, self.width, self.height)
+        return frame[top:bottom, left:right]
 
 
 @lru_cache(maxsize=256)

@@ -67,7 +67,7 @@ class Options:
         "constant", "edge padding of the mel: today's librosa, or the reference's pinned 0.7 (reflect)"
     )
     compat: Literal["lipsync", "reference"] = _option(
-        "lipsync", "reference: chunk count, per-frame detection, integer smoothing and BGR pasting as the original"
+        "lipsync", "reference: chunk count, per-frame detection and integer smoothing as the original"
     )
 
     detector: Literal["auto", "yunet", "centerface", "s3fd", "none"] = _option(

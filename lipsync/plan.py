@@ -29,7 +29,8 @@ class Tuning:
     segment_frames: tuple[int, ...] = (8, 24, 64, 128)
     segment_bytes: int = 192_000_000  # of decoded frames that one segment may hold
     window: int = 8  # segments of one request in flight
-    chunk_frames: int = 500  # source frames looked at by one detection call
+    shortest_chunk: int = 25  # source frames that the first detection call looks at; then twice as many, up to …
+    longest_chunk: int = 400
     waste: Fraction = Fraction(1, 10)  # frames decoded twice, per frame put out, for the sake of parallel work
 
     def longest_segment(self, width: int, height: int) -> int:
@@ -57,8 +58,8 @@ class Timeline:
         self.fps = _output_fps(video, options, is_image=is_image)
         if not (limits.min_fps <= self.fps <= limits.max_fps):
             raise LimitExceeded(
-                f"The output would have {float(self.fps):g} frames per second; {limits.min_fps:g} to {limits.max_fps:g} "
-                "are allowed. Ask for another rate with fps."
+                f"The output would have {float(self.fps):g} frames per second; {limits.min_fps:g} to "
+                f"{limits.max_fps:g} are allowed. Ask for another rate with fps."
             )
         self._shift = Fraction(options.audio_offset_ms) / 1000
         self.is_still = index.is_still or options.static or is_image
@@ -99,8 +100,8 @@ class Timeline:
 
     @property
     def needs_whole_voice(self) -> bool:
-        """Whether the first frame depends on the voice's length."""
-        return self.options.sync_mode == "remap" and not self.is_still
+        """Whether the first frame depends on the voice's length: remap's and the reference's do."""
+        return not self.is_still and (self.options.sync_mode == "remap" or self.options.compat == "reference")
 
     def source_frames(self, first: int, stop: int, *, total: int | None) -> I32:
         """(stop − first,) int32: the source frame that each output frame shows. ``total`` is needed for remap only."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
 
 from lipsync.core import F32, I32, AudioFormat, AudioPacket, Segment, SegmentTask, VoiceChunk
-from lipsync.errors import NoAudioStream, NoFace
+from lipsync.errors import FaceMissing, NoAudioStream, NoFace
 from lipsync.faces.chunk import ChunkDetections, source_chunks
 from lipsync.faces.given import given_track
 from lipsync.faces.track import Tracker
@@ -98,29 +99,34 @@ class FaceTrack:
     ) -> None:
         self._options, self._face, self._timeline, self._tuning = options, face, timeline, tuning
         self._looked_at = looked_at
+        self._detect = detect
         self.detected_frames = 0
         self.spent_s = 0.0
         self._frame_count = 1 if timeline.is_still else len(face.index)
         self._wanted, self._starving, self._is_final = 0, False, False
         self._demand = asyncio.Event()
-        size = (face.width, face.height)
+        self._boxes: I32 = np.empty((0, 4), np.int32)
         self._detections: Ahead[ChunkDetections] | None = None
-        if options.box is not None or options.boxes is not None:
-            self._boxes = given_track(options, self._frame_count, size, face.index)
-        else:
-            self._boxes = np.empty((0, 4), np.int32)
-            self._tracker = Tracker(self._frame_count, size, face.index, options)
-            self._detections = Ahead(in_order(self._runs(), detect, window=2), ahead=1)
+        # the tracker is not asked to fail: it may see frames that are never shown
+        self._lenient = (
+            replace(options, on_missing_face="passthrough") if options.on_missing_face == "error" else options
+        )
 
     def expect(self, frames: int, *, total: int | None) -> None:
         """The timeline is now known up to output frame ``frames`` (its end where ``total`` is given)."""
+        if total is not None and self._options.compat == "reference":
+            self._frame_count = min(self._frame_count, total)  # it looks at no more frames than it puts out
         grid = self._timeline.grid
-        needed = int(grid.max()) if self._timeline.needs_whole_voice else int(grid[min(frames, len(grid)) - 1])
-        self._want(needed + 1 if frames else 0)
+        whole = self._options.sync_mode == "remap"
+        needed = int(grid.max()) if whole else int(grid[min(max(frames, 1), len(grid)) - 1])
+        self._want(min(needed + 1, self._frame_count))
         self._is_final = total is not None
 
     async def boxes(self, segment: Segment) -> I32:
-        """(n, 4) int32 boxes for a segment's frames. Raises NoFace where the whole timeline has none."""
+        """(n, 4) int32 boxes for a segment's frames.
+
+        Raises NoFace where the whole timeline has none, FaceMissing where this segment lacks one and that is asked for.
+        """
         needed = int(segment.source_frames.max()) + 1
         while len(self._boxes) < needed or not (self._has_face or self._nothing_left):
             await self._look_further()
@@ -129,7 +135,10 @@ class FaceTrack:
                 f"No face was found in {self.detected_frames} source frames. Send a face that is larger, upright and "
                 "unobstructed, try another detector, or give its position with box."
             )
-        return self._boxes[segment.source_frames]
+        boxes: I32 = self._boxes[segment.source_frames]
+        if self._options.on_missing_face == "error" and (boxes[:, 2] <= 0).any():
+            raise FaceMissing(self._say_missing(int(segment.source_frames[np.argmax(boxes[:, 2] <= 0)])))
+        return boxes
 
     async def whole(self) -> I32:
         """(N, 4) int32 boxes of every source frame."""
@@ -137,6 +146,14 @@ class FaceTrack:
         while len(self._boxes) < self._frame_count:
             await self._look_further()
         return self._boxes
+
+    def _say_missing(self, frame: int) -> str:
+        index = self._face.index
+        at_s = float((int(index.pts_ticks[frame]) - int(index.pts_ticks[0])) * index.time_base)
+        return (
+            f"Source frame {frame} (at {at_s:.2f} s) has no face. Use on_missing_face=passthrough to leave such "
+            "frames as they are, or previous to use the last box."
+        )
 
     @property
     def _has_face(self) -> bool:
@@ -147,8 +164,13 @@ class FaceTrack:
         return len(self._boxes) >= (self._wanted if self._is_final else self._frame_count)
 
     async def _look_further(self) -> None:
+        size = (self._face.width, self._face.height)
+        if self._options.box is not None or self._options.boxes is not None:
+            self._boxes = given_track(self._lenient, self._frame_count, size, self._face.index)
+            return
         if self._detections is None:
-            raise NoFace("The given boxes hold no face in the frames that are shown.")
+            self._tracker = Tracker(self._frame_count, size, self._face.index, self._lenient)
+            self._detections = Ahead(in_order(self._runs(), self._detect, window=2), ahead=1)
         self._starving = True
         self._demand.set()
         chunk = await anext(self._detections, None)
@@ -165,7 +187,8 @@ class FaceTrack:
     async def _runs(self) -> AsyncGenerator[Sequence[range], None]:
         """Chunks to look at, in runs, each handed out once the timeline needs it."""
         planner = RunPlanner(self._face.index, waste=self._tuning.waste)
-        chunks = source_chunks(self._frame_count, size=self._tuning.chunk_frames)
+        tuning = self._tuning
+        chunks = source_chunks(self._frame_count, size=tuning.longest_chunk, shortest=tuning.shortest_chunk)
         run: list[range] = []
         for chunk, following in zip(chunks, [*chunks[1:], None], strict=True):
             run.append(chunk)

@@ -32,6 +32,7 @@ from lipsync.output import read_bytes, stream_bytes, write_file
 from lipsync.pipeline import Job, Progress, Report, synchronise
 from lipsync.plan import Tuning
 from lipsync.render import Encode
+from lipsync.voice.mel import warm_up as warm_up_mel
 from lipsync.voice.voice import Waveform
 from lipsync.weights import default_checkpoint
 from lipsync.weights import find as find_weights
@@ -55,9 +56,10 @@ class Stats(TypedDict):
 class LipsyncService:
     """Lip-sync in this process. Safe to call from several threads at once.
 
-    Without ``checkpoint_path`` the packaged default is used; a ``Wav2Lip`` module that is already built will do too. ``device`` is "auto" (CUDA where there is one), "cuda",
-    "cuda:1" or "cpu". ``use_fp16``, ``amp_dtype`` and ``use_compile`` act on CUDA; a CPU computes in fp32 unless told
-    otherwise. ``wav2lip_batch_size`` defaults to 512 on CUDA and to what measured best on a CPU. ``cache_entries``
+    Without ``checkpoint_path`` the packaged default is used; a ``Wav2Lip`` module that is already built will do too.
+    ``device`` is "auto" (CUDA where there is one), "cuda", "cuda:1" or "cpu". ``use_fp16``, ``amp_dtype`` and
+    ``use_compile`` act on CUDA; a CPU computes in fp32. ``wav2lip_batch_size`` defaults to 512 on CUDA and to what
+    measured best on a CPU. ``yunet_path`` defaults to the file that was pulled, if any. ``cache_entries``
     bounds what is remembered of face inputs, by content and options, never by file name.
 
     Raises CheckpointError and its kin, DeviceUnavailable.
@@ -94,6 +96,7 @@ class LipsyncService:
             exact=exact,
         )
         self._generator = LocalGenerator(self.engine)
+        warm_up_mel()
         self.stages = LocalStages(
             self._generator,
             create_detector=partial(
@@ -123,7 +126,7 @@ class LipsyncService:
         options: Options | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> Stats:
-        """Make the face speak the voice; write an mp4 to ``output_path``, or hand each frame to ``frame_sink``, or both.
+        """Make the face speak the voice: an mp4 at ``output_path``, each frame to ``frame_sink``, or both.
 
         ``face_path`` and ``audio_path`` are paths, bytes or file objects; instead of ``audio_path`` a float waveform,
         (n,) or (channels, n) in -1..1, with its sample rate. ``crop`` and ``box`` of the reference's defaults
@@ -192,16 +195,18 @@ class LipsyncService:
         return asyncio.run(read_bytes(self.fragments(self.job(face, voice, options))))
 
     def preload_static_face(self, face_path: Source, options: Options | None = None) -> None:
-        """Probe a picture and find its face now, so that later calls with the same picture and options start at once."""
+        """Probe a picture and find its face now: later calls with the same picture and options start at once."""
         asyncio.run(self._preload(self.job(face_path, _NO_VOICE, options)))
 
     def preload_video_cache(self, face_path: Source, options: Options | None = None) -> None:
-        """Index a video and find its faces now, so that later calls with the same video and options start at once."""
+        """Index a video and find its faces now: later calls with the same video and options start at once."""
         self.preload_static_face(face_path, options)
 
     async def _preload(self, job: Job) -> None:
         face = await self.stages.open_face(job)
-        chunks = source_chunks(len(face.index), size=self._tuning.chunk_frames)
+        tuning = self._tuning
+        count = 1 if job.options.static else len(face.index)
+        chunks = source_chunks(count, size=tuning.longest_chunk, shortest=tuning.shortest_chunk)
         async for _ in self.stages.detect(job, face, chunks):
             pass  # the stages' cache keeps them
 

@@ -139,7 +139,7 @@ def voices(port: int, secret: str) -> dict[str, Maker]:
         "voice of noise bytes": lambda: np.random.default_rng(2).bytes(30_000),
         "voice that is a picture": lambda: image_bytes(format="png", size=SIZE),
         "video without sound": lambda: video_bytes(frames=5, size=SIZE),
-        "wav of no samples": lambda: audio_bytes(samples=np.zeros((1, 0), np.float32)),
+        "wav of no samples": _empty_wav,
         "wav of one sample": lambda: audio_bytes(samples=np.zeros((1, 1), np.float32)),
         "wav of 0.1 s": lambda: audio_bytes(seconds=0.1),
         "wav with NaN": lambda: audio_bytes(samples=nan, codec="pcm_f32le"),
@@ -202,6 +202,11 @@ def _mutate(data: bytearray, draw: np.random.Generator) -> bytes:
         if len(data) < 16:
             break
     return bytes(data)
+
+
+def _empty_wav() -> bytes:
+    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, 16_000, 32_000, 2, 16)
+    return struct.pack("<4sI4s", b"RIFF", 36, b"WAVE") + form + struct.pack("<4sI", b"data", 0)
 
 
 def _zip() -> bytes:

@@ -19,19 +19,13 @@ from lipsync.options import Limits, Options
 from lipsync.output import read_bytes
 from lipsync.pipeline import Job, synchronise
 from tests import corpus
+from tests.fakes import Copying
 from tests.media_factory import audio_bytes, video_bytes
 from tests.test_pipeline import pictures_of
 
 LIMITS = Limits(duration_s=600)
 LONGEST_S = 30
 CASES_AT_LEAST = 60
-
-
-class Copying:
-    """A generator that draws the crop it was given: this corpus is about inputs, not mouths."""
-
-    async def generate(self, crops, crop_index, mel, mel_starts):
-        return crops[crop_index]
 
 
 class Canary:

@@ -61,7 +61,9 @@ def test_every_error_has_a_slug_of_its_own_and_stands_in_the_tree_that_is_drawn(
 
 
 def test_the_docs_that_are_made_from_the_code_are_up_to_date():
-    done = subprocess.run([sys.executable, "docs/generate.py", "--check"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "docs/generate.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.stdout.strip() == "up to date", "run make fix"
 
 

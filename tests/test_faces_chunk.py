@@ -108,6 +108,7 @@ def test_source_chunks_cover_every_frame_once() -> None:
     assert source_chunks(10, size=4) == [range(4), range(4, 8), range(8, 10)]
     assert source_chunks(8, size=4) == [range(4), range(4, 8)]
     assert source_chunks(1, size=100) == [range(1)]
+    assert source_chunks(20, size=8, shortest=3) == [range(3), range(3, 9), range(9, 17), range(17, 20)]
 
 
 def test_anchors_are_every_fifth_frame_both_sides_of_cuts_and_the_last(clip: Opened) -> None:
@@ -120,17 +121,17 @@ def test_anchors_are_every_fifth_frame_both_sides_of_cuts_and_the_last(clip: Ope
 def test_a_cut_is_seen_by_exactly_one_chunk_wherever_the_border_lies(clip: Opened, size: int) -> None:
     chunks = [clip.look(part, Recorder()) for part in source_chunks(56, size=size)]
     assert [n for chunk in chunks for n in chunk.cuts] == list(CUTS)
-    assert all(chunk.first <= n < chunk.stop for chunk in chunks for n in chunk.cuts)
+    assert all(chunk.first < n <= chunk.stop for chunk in chunks for n in chunk.cuts)
     for cut in CUTS:
-        owner = next(chunk for chunk in chunks if chunk.first <= cut < chunk.stop)
+        owner = next(chunk for chunk in chunks if chunk.first < cut <= chunk.stop)
         assert {cut - 1, cut} <= owner.anchors.keys()
 
 
-def test_only_the_frame_before_a_chunk_is_read_beside_its_own(clip: Opened) -> None:
+def test_only_the_frame_after_a_chunk_is_read_beside_its_own(clip: Opened) -> None:
     with clip.open() as reader:
         watched = Watched(reader)
         detect_chunk(watched, 25, 35, detector=Recorder(), options=Options(), index=clip.index, size=clip.size)
-    assert watched.asked == list(range(24, 35))
+    assert watched.asked == list(range(25, 36))
 
 
 def test_detections_are_scaled_to_the_full_frame() -> None:

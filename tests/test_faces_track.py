@@ -36,9 +36,9 @@ def cut_up(anchors: Faces, cuts: tuple[int, ...], borders: list[range]) -> list[
     """What detect_chunk makes of this clip when it is cut at these borders."""
     chunks = []
     for part in borders:
-        own_cuts = tuple(n for n in cuts if n in part)
-        wanted = set(part) | {n - 1 for n in own_cuts}
-        not_seen_here = {n - 1 for n in cuts if n not in part and n - 1 in part and (n - 1) % 5 != 0}
+        own_cuts = tuple(n for n in cuts if part.start < n <= part.stop)
+        wanted = set(part) | set(own_cuts)
+        not_seen_here = {n for n in cuts if n == part.start and n % 5 != 0}
         seen = {n: faces for n, faces in anchors.items() if n in wanted - not_seen_here}
         chunks.append(ChunkDetections(part.start, part.stop, seen, own_cuts))
     return chunks

@@ -1,6 +1,7 @@
 """The timeline, its segments and its runs: pure arithmetic against independent counts."""
 
 from fractions import Fraction
+from itertools import pairwise
 from math import ceil
 
 import numpy as np
@@ -149,7 +150,7 @@ def test_segments_cover_the_timeline_once_however_it_becomes_known(lengths, stop
 def decoded_twice(index: Index, pieces: list[np.ndarray], waste: Fraction) -> tuple[int, int]:
     planner = RunPlanner(index, waste=waste)
     again, runs = 0, 1
-    for piece, following in zip(pieces, pieces[1:], strict=False):
+    for piece, following in pairwise(pieces):
         if planner.ends_after(piece, next_source=int(following[0])):
             runs += 1
             again += int(following[0]) - index.keyframe_before(int(following[0]))

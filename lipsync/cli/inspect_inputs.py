@@ -35,13 +35,15 @@ def probe(
 def detect(
     face: Annotated[Path, typer.Argument(help="image or video with a face", show_default=False)],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file to write; default: stdout")] = None,
+    yunet: Annotated[Path | None, typer.Option(help="YuNet's .onnx; default: the one that was pulled")] = None,
+    s3fd: Annotated[Path | None, typer.Option(help="s3fd.pth, for --detector s3fd")] = None,
     *,
     options: Options,
 ) -> None:
     """Find the face in every source frame and write its boxes as JSON, as `lipsync run --boxes` reads them."""
     from lipsync.service import find_track
 
-    text = find_track(face, options)
+    text = find_track(face, options, yunet_path=yunet, s3fd_path=s3fd)
     if output is None:
         print(text)
     else:

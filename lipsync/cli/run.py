@@ -35,6 +35,8 @@ def command(
     precision: Annotated[Literal["fp16", "bf16", "fp32"], typer.Option(help="on CUDA; a CPU uses fp32")] = "fp16",
     compile: Annotated[bool, typer.Option(help="compile the network (CUDA only)")] = True,
     exact: Annotated[bool, typer.Option(help="plain fp32 network, for comparison with the reference")] = False,
+    yunet: Annotated[Path | None, typer.Option(help="YuNet's .onnx; default: the one that was pulled")] = None,
+    s3fd: Annotated[Path | None, typer.Option(help="s3fd.pth, for --detector s3fd")] = None,
     trust_torchscript: Annotated[bool, typer.Option(help="load a TorchScript file, which can run code")] = False,
     as_json: AsJson = False,
     *,
@@ -52,6 +54,8 @@ def command(
         use_compile=compile,
         exact=exact,
         trust_torchscript=trust_torchscript,
+        yunet_path=yunet,
+        s3fd_path=s3fd,
     ) as service:
         say = Console(stderr=True, quiet=as_json, soft_wrap=True).print
         say(f"checkpoint: {service.checkpoint_note}", highlight=False)

@@ -33,8 +33,9 @@ class FrameSource(Protocol):
 class ChunkDetections:
     """What was seen in source frames first <= n < stop, in pixels of the full frame.
 
-    ``anchors`` holds the frames that were looked at; where the first frame starts a scene, also the frame before it.
-    A number n in ``cuts`` says that frame n starts a new scene. ``spent_s`` is what looking took, where it was timed.
+    ``anchors`` holds the frames that were looked at; where frame ``stop`` starts a scene, also that one.
+    A number n in ``cuts`` (first < n <= stop) says that frame n starts a new scene.
+    ``spent_s`` is what looking took, where it was timed.
     """
 
     first: int
@@ -44,9 +45,17 @@ class ChunkDetections:
     spent_s: float = field(default=0.0, compare=False)
 
 
-def source_chunks(frame_count: int, *, size: int) -> list[range]:
-    """Source frames 0..frame_count cut into stretches of ``size``. The track does not depend on where they are cut."""
-    return [range(first, min(first + size, frame_count)) for first in range(0, frame_count, size)]
+def source_chunks(frame_count: int, *, size: int, shortest: int | None = None) -> list[range]:
+    """Source frames 0..frame_count cut into stretches of ``size``; the track does not depend on where they are cut.
+
+    With ``shortest`` they double from that length up to ``size``, so that the first boxes come soon.
+    """
+    chunks: list[range] = []
+    first, length = 0, shortest or size
+    while first < frame_count:
+        chunks.append(range(first, min(first + length, frame_count)))
+        first, length = first + length, min(2 * length, size)
+    return chunks
 
 
 def detect_chunk(
@@ -62,8 +71,9 @@ def detect_chunk(
 ) -> ChunkDetections:
     """Detections at the anchors of source frames first <= n < stop, and the scene cuts among them.
 
-    Anchors are every ``options.detect_every``-th source frame, both sides of a cut, and the clip's last frame. The
-    frame before ``first`` is decoded too, so that a cut at the border is seen here and nowhere else. ``size`` is the
+    Anchors are every ``options.detect_every``-th source frame, both sides of a cut, and the clip's last frame. Frame
+    ``stop`` is decoded too, so that a cut at the border is seen here and nowhere else; going on from there costs a
+    reader nothing, while the frame before ``first`` would often cost it a group of pictures. ``size`` is the
     full frame's (width, height) after geometry; ``batch_size`` bounds the frames held at once.
     """
     looker = _Looker(detector, size, batch_size)
@@ -86,14 +96,13 @@ def _look_at_anchors(
 ) -> tuple[int, ...]:
     cuts: list[int] = []
     before: tuple[U8, F32] | None = None
-    start = max(first - 1, 0)
-    for n, frame in enumerate(reader.read_small(start, stop, max_side=DETECTION_SIDE), start):
+    for n, frame in enumerate(reader.read_small(first, min(stop, last) + 1, max_side=DETECTION_SIDE), first):
         mark = signature(frame)
         if before is not None and is_cut(before[1], mark):
             cuts.append(n)
             looker.add(n - 1, before[0])
             looker.add(n, frame)
-        if n >= first and (n % every == 0 or n == last):
+        if n < stop and (n % every == 0 or n == last):
             looker.add(n, frame)
         before = frame, mark
     return tuple(cuts)

@@ -68,7 +68,7 @@ class Tracker:
     def _anchors(self, chunk: ChunkDetections) -> Iterator[Anchor]:
         cuts = set(chunk.cuts)
         for frame, faces in sorted(chunk.anchors.items()):
-            # WHY: both neighbours of a chunk border may have looked at the frame before it; they saw the same.
+            # WHY: both neighbours of a chunk border may have looked at the frame after it; they saw the same.
             if self._last_anchor < frame < self._frame_count:
                 self._last_anchor = frame
                 self._looked_at += 1

@@ -1,0 +1,150 @@
+"""The command line as a person or a script uses it: results on stdout, the rest on stderr, exit codes."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from lipsync.checkpoints import convert
+from lipsync.model.seeded import seeded_generator
+from lipsync.packaged import demo_face
+from tests.engine_cases import NARROW
+from tests.media_factory import audio_bytes, image_bytes, video_bytes
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    import torch
+
+    place = tmp_path_factory.mktemp("cli")
+    torch.save({"state_dict": seeded_generator(0, widths=NARROW).state_dict()}, place / "model.pth")
+    convert(place / "model.pth", place / "model.safetensors")
+    (place / "face.jpg").write_bytes(demo_face())
+    (place / "plain.png").write_bytes(image_bytes(format="png", size=(128, 128)))
+    (place / "clip.mp4").write_bytes(video_bytes(frames=12, size=(160, 120)))
+    (place / "voice.wav").write_bytes(audio_bytes(seconds=0.4))
+    (place / "page.pth").write_text("<!DOCTYPE html><html></html>")
+    return place
+
+
+def lipsync(folder, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "lipsync", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+def test_run_makes_a_file_and_says_so(folder):
+    done = lipsync(
+        folder, "run", "face.jpg", "voice.wav", "-o", "out.mp4", "--checkpoint", "model.safetensors", "--device", "cpu"
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    assert "model.safetensors" in done.stderr and "out.mp4: 10 frames" in done.stderr
+    assert (folder / "out.mp4").stat().st_size > 1000
+
+
+def test_run_prints_json_for_machines(folder):
+    done = lipsync(
+        folder, "run", "plain.png", "voice.wav", "-o", "j.mp4", "--checkpoint", "model.pth", "--json",
+        "--box", "10", "100", "10", "100", "--fps", "29.97", "--sync-mode", "bounce", "--blend", "none",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["output"] == "j.mp4" and said["num_frames"] == 12
+    assert said["fps"] == pytest.approx(30000 / 1001)
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["run", "plain.png", "voice.wav", "--checkpoint", "model.pth"], 3, "no_face"),
+        (["run", "voice.wav", "voice.wav", "--checkpoint", "model.pth"], 3, "no_video_stream"),
+        (["run", "face.jpg", "plain.png", "--checkpoint", "model.pth"], 3, "no_audio_stream"),
+        (["run", "missing.jpg", "voice.wav", "--checkpoint", "model.pth"], 3, "missing.jpg"),
+        (["run", "face.jpg", "voice.wav", "--checkpoint", "page.pth"], 4, "checkpoint_unreadable"),
+        (["run", "face.jpg", "voice.wav", "--checkpoint", "none.pth"], 4, "checkpoint_not_found"),
+        (["run", "face.jpg", "voice.wav", "--checkpoint", "model.pth", "--detector", "s3fd"], 4, "detector_unavailable"),
+        (["run", "face.jpg", "voice.wav", "--checkpoint", "model.pth", "--device", "cuda:7"], 5, "device_unavailable"),
+        (["run", "face.jpg", "voice.wav", "--checkpoint", "model.pth", "-o", "no/where.mp4"], 6, "output_error"),
+        (["run", "face.jpg", "voice.wav", "--checkpoint", "model.pth", "--crf", "99"], 2, "crf"),
+        (["run", "face.jpg", "voice.wav", "--sync-mode", "sideways"], 2, "sideways"),
+        (["weights", "inspect", "page.pth"], 4, "web page"),
+        (["weights", "pull", "wav2lip"], 4, "github.com"),
+        (["weights", "pull", "nonsense"], 4, "nonsense"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)  # fmt: skip
+def test_a_failure_is_one_plain_sentence_and_an_exit_code(folder, arguments, code, said):
+    done = lipsync(folder, *arguments)
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_an_error_is_json_for_machines_too(folder):
+    done = lipsync(folder, "run", "plain.png", "voice.wav", "--checkpoint", "model.pth", "--json")
+    assert done.returncode == 3
+    assert json.loads(done.stderr)["error"] == "no_face"
+
+
+def test_detect_writes_boxes_that_run_reads(folder):
+    done = lipsync(folder, "detect", "face.jpg", "-o", "boxes.json")
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads((folder / "boxes.json").read_text())["boxes"]) == 1
+    done = lipsync(
+        folder, "run", "face.jpg", "voice.wav", "-o", "b.mp4", "--checkpoint", "model.pth", "--boxes", "boxes.json"
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_file_of_boxes_that_is_none_is_said(folder):
+    done = lipsync(folder, "run", "face.jpg", "voice.wav", "--checkpoint", "model.pth", "--boxes", "voice.wav")
+    assert done.returncode == 3 and "invalid_boxes" in done.stderr
+
+
+def test_probe_says_what_a_file_is_whatever_its_name(folder):
+    (folder / "lie.png").write_bytes((folder / "clip.mp4").read_bytes())
+    said = json.loads(lipsync(folder, "probe", "lie.png").stdout)
+    assert said["kind"] == "video" and said["video"]["fps"] == "25"
+    assert json.loads(lipsync(folder, "probe", "voice.wav").stdout)["audio"]["sample_rate_hz"] == 48_000
+
+
+def test_weights_are_inspected_and_converted(folder):
+    said = json.loads(lipsync(folder, "weights", "inspect", "model.pth").stdout)
+    assert said["kind"] == "generator" and said["entries"] == 352
+    assert lipsync(folder, "weights", "convert", "model.pth", "again.safetensors", "--dtype", "fp16").returncode == 0
+    assert json.loads(lipsync(folder, "weights", "inspect", "again.safetensors").stdout)["dtype"] == "fp16"
+    listed = lipsync(folder, "weights", "list").stdout
+    assert "yunet" in listed and "research" in listed
+
+
+def test_doctor_says_what_this_machine_can_do(folder):
+    done = lipsync(folder, "doctor", "--json")
+    said = json.loads(done.stdout)
+    assert done.returncode == 0 and said["ready"] is True
+    assert said["detectors"]["auto"] in ("yunet", "centerface")
+    assert "ready" in lipsync(folder, "doctor").stdout
+
+
+def test_help_lists_every_option(folder):
+    from dataclasses import fields
+
+    from lipsync.options import Options
+
+    text = subprocess.run(
+        [sys.executable, "-m", "lipsync", "run", "--help"],
+        capture_output=True,
+        text=True,
+        env={"COLUMNS": "300"},
+        check=True,
+    ).stdout
+    for item in fields(Options):
+        assert "--" + item.name.replace("_", "-") in text

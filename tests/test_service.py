@@ -1,0 +1,223 @@
+"""``LipsyncService``: a drop-in for the one-process service, with the packaged face and voice that never skip."""
+
+import io
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from lipsync.errors import CheckpointNotFound, InvalidOption, NoFace, OutputError
+from lipsync.local import LocalStages
+from lipsync.model.seeded import seeded_generator
+from lipsync.options import Options
+from lipsync.packaged import demo_face, demo_voice
+from lipsync.service import LipsyncService, find_track
+from tests.engine_cases import NARROW
+from tests.media_factory import audio_bytes, image_bytes, video_bytes
+from tests.test_pipeline import pictures_of
+
+BOX = (20, 110, 20, 110)
+
+
+@pytest.fixture(scope="module")
+def service():
+    with LipsyncService(seeded_generator(0, widths=NARROW), "cpu", workers=2) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def short_voice() -> bytes:
+    return audio_bytes(seconds=0.6)
+
+
+def test_the_packaged_face_speaks_with_the_default_detector(service, tmp_path, short_voice):
+    target = tmp_path / "out.mp4"
+    stats = service.process(demo_face(), short_voice, target)
+    assert stats["num_frames"] == stats["num_mel_chunks"] == 15
+    assert stats["fps"] == 25.0
+    assert set(stats) == {"num_frames", "fps", "load_video_time", "process_audio_time", "num_mel_chunks",
+                          "face_detection_time", "inference_time", "total_time"}  # fmt: skip
+    assert all(stats[name] > 0 for name in stats)
+    pictures = pictures_of(target.read_bytes())
+    assert len(pictures) == 15
+    assert pictures[0].shape == (720, 1280, 3)
+    assert list(tmp_path.iterdir()) == [target], "nothing is left beside the result"
+    assert np.abs(pictures[3].astype(int) - pictures[10].astype(int)).max() > 20, "the face moves"
+
+
+def test_the_packaged_voice_is_heard_whole(service, tmp_path):
+    with_face = image_bytes(format="png", size=(128, 128))
+    stats = service.process(with_face, demo_voice(), tmp_path / "a.mp4", box=BOX, options=Options(preset="ultrafast"))
+    assert 8 * 25 <= stats["num_frames"] <= 15 * 25
+
+
+def test_frames_reach_a_sink_in_order_and_equal_the_exact_paste(service, short_voice):
+    seen = []
+    face = video_bytes(frames=15, size=(128, 128))
+    stats = service.process(face, short_voice, frame_sink=seen.append, box=BOX, options=Options(blend="none"))
+    assert len(seen) == stats["num_frames"] == 15
+    assert all(frame.shape == (128, 128, 3) and frame.dtype == np.uint8 for frame in seen)
+    sources = pictures_of(face)
+    for frame, source in zip(seen, sources, strict=True):
+        outside = np.ones((128, 128), bool)
+        outside[BOX[0] : BOX[1], BOX[2] : BOX[3]] = False
+        assert (frame[outside] == source[outside]).all()
+    assert len({frame.tobytes() for frame in seen}) == 15
+
+
+def test_a_sink_and_a_file_together_get_the_same_number_of_frames(service, tmp_path, short_voice):
+    seen = []
+    target = tmp_path / "both.mp4"
+    face = image_bytes(format="png", size=(128, 128))
+    service.process(face, short_voice, target, frame_sink=seen.append, box=BOX)
+    assert len(seen) == len(pictures_of(target.read_bytes())) == 15
+
+
+def test_a_waveform_is_a_voice_too(service, tmp_path):
+    waveform = np.random.default_rng(0).normal(0, 0.1, 11_025).astype(np.float32)
+    face = image_bytes(format="png", size=(128, 128))
+    stats = service.process(face, None, tmp_path / "w.mp4", box=BOX, audio_waveform=waveform, audio_sample_rate=22_050)
+    assert stats["num_frames"] == 13
+
+
+def test_paths_bytes_and_file_objects_give_the_same_pictures(service, tmp_path, short_voice):
+    face = image_bytes(format="png", size=(128, 128))
+    (tmp_path / "face.mp4").write_bytes(face)  # the name lies: the content decides
+    (tmp_path / "voice.txt").write_bytes(short_voice)
+    sources = [
+        (face, short_voice),
+        (tmp_path / "face.mp4", str(tmp_path / "voice.txt")),
+        (io.BytesIO(face), io.BytesIO(short_voice)),
+    ]
+    results = []
+    for n, (one, other) in enumerate(sources):
+        service.process(one, other, tmp_path / f"{n}.mp4", box=BOX)
+        results.append(b"".join(p.tobytes() for p in pictures_of((tmp_path / f"{n}.mp4").read_bytes())))
+    assert results[0] == results[1] == results[2]
+
+
+def test_calls_from_several_threads_do_not_disturb_each_other(service, tmp_path):
+    cases = [
+        (image_bytes(format="png", size=(128, 128), number=n), audio_bytes(seconds=0.5, hz=200 * (n + 1)))
+        for n in range(4)
+    ]
+
+    def run(n: int) -> bytes:
+        target = tmp_path / f"{n}-{threading.get_ident()}.mp4"
+        service.process(*cases[n % 4], target, box=BOX)
+        return b"".join(p.tobytes() for p in pictures_of(target.read_bytes()))
+
+    alone = [run(n) for n in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(run, range(8)))
+    assert together == alone + alone
+    assert len(set(alone)) == 4
+
+
+def test_the_named_arguments_of_the_reference_are_understood(service, tmp_path, short_voice):
+    face = video_bytes(frames=10, size=(256, 192))
+    target = tmp_path / "o.mp4"
+    service.process(
+        face, short_voice, target, resize_factor=2, rotate=True, crop=(0, -1, 0, 90), box=(10, 100, 5, 80), nosmooth=True,
+        pads=(0, 0, 0, 0), static=True,
+    )  # fmt: skip
+    pictures = pictures_of(target.read_bytes())
+    assert pictures[0].shape == (128, 90, 3), "half of 256×192, turned, cut to 90 columns"
+    outside = [picture[105:, :].astype(int) for picture in pictures]
+    assert max(np.abs(rows - outside[0]).max() for rows in outside) <= 12, "static: one source frame throughout"
+
+
+def test_the_references_defaults_for_crop_and_box_mean_none(service, tmp_path, short_voice):
+    with pytest.raises(NoFace):
+        service.process(
+            image_bytes(format="png", size=(128, 128)), short_voice, tmp_path / "x.mp4",
+            crop=(0, -1, 0, -1), box=(-1, -1, -1, -1),
+        )  # fmt: skip
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stream_is_the_same_video_as_the_file(service, short_voice):
+    face = video_bytes(frames=15, size=(128, 128))
+    parts = list(service.stream(face, short_voice, Options(box=BOX)))
+    assert len(parts) >= 2
+    streamed = pictures_of(b"".join(parts))
+    whole = pictures_of(service.to_bytes(face, short_voice, Options(box=BOX)))
+    assert len(streamed) == len(whole) == 15
+    assert all((a == b).all() for a, b in zip(streamed, whole, strict=True))
+
+
+def test_a_stream_may_be_left_early(service):
+    stream = service.stream(image_bytes(format="png", size=(128, 128)), audio_bytes(seconds=20), Options(box=BOX))
+    assert next(stream)[4:8] == b"ftyp"
+    stream.close()
+    assert service.to_bytes(image_bytes(format="png", size=(128, 128)), audio_bytes(seconds=0.2), Options(box=BOX))
+
+
+def test_a_preloaded_face_is_not_looked_for_again(service, short_voice, monkeypatch):
+    looked = []
+    original = LocalStages._detector
+
+    def spy(self, name):
+        detector = original(self, name)
+        real = detector.detect
+        monkeypatch.setattr(detector, "detect", lambda frames: looked.append(len(frames)) or real(frames), raising=True)
+        return detector
+
+    service.preload_static_face(demo_face())
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStages, "_detector", spy)
+        service.process(demo_face(), short_voice, frame_sink=lambda frame: None)
+        assert looked == []
+        service.process(demo_face(), short_voice, frame_sink=lambda frame: None, options=Options(detect_every=1))
+        assert looked != [], "other options: another look"
+
+
+def test_boxes_out_are_boxes_in(service, short_voice, tmp_path):
+    from lipsync.faces.given import tracks_from_json
+
+    track = tracks_from_json(find_track(demo_face()))
+    assert len(track.boxes) == 1
+    found, given = [], []
+    service.process(demo_face(), short_voice, frame_sink=found.append)
+    service.process(demo_face(), short_voice, frame_sink=given.append, options=Options(boxes=track.boxes))
+    assert all((a == b).all() for a, b in zip(found, given, strict=True))
+
+
+def test_no_checkpoint_and_none_packaged_says_what_to_do(monkeypatch):
+    monkeypatch.setattr("lipsync.service.default_checkpoint", lambda: None)
+    with pytest.raises(CheckpointNotFound, match="checkpoint"):
+        LipsyncService(None, "cpu")
+
+
+def test_a_result_that_goes_nowhere_is_refused(service, short_voice):
+    with pytest.raises(InvalidOption, match="output_path"):
+        service.process(demo_face(), short_voice)
+
+
+def test_an_output_that_cannot_be_written_is_said_and_leaves_nothing(service, short_voice, tmp_path):
+    face = image_bytes(format="png", size=(128, 128))
+    with pytest.raises(OutputError):
+        service.process(face, short_voice, tmp_path / "no" / "such" / "folder.mp4", box=BOX)
+    with pytest.raises(OutputError, match="folder"):
+        service.process(face, short_voice, tmp_path, box=BOX)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_earlier_result_survives_a_later_failure(service, short_voice, tmp_path):
+    target = tmp_path / "result.mp4"
+    target.write_bytes(b"earlier")
+    with pytest.raises(NoFace):
+        service.process(image_bytes(format="png", size=(128, 128)), short_voice, target)
+    assert target.read_bytes() == b"earlier"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_either_a_voice_file_or_a_waveform_but_not_both(service, short_voice, tmp_path):
+    with pytest.raises(InvalidOption, match="audio"):
+        service.process(demo_face(), None, tmp_path / "x.mp4")
+    with pytest.raises(InvalidOption, match="audio"):
+        service.process(
+            demo_face(), short_voice, tmp_path / "x.mp4",
+            audio_waveform=np.zeros(100, np.float32), audio_sample_rate=16_000,
+        )  # fmt: skip
