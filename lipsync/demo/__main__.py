@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-STEPS = ("media", "speech", "hearing", "frames", "drawing", "export", "evaluate")
+STEPS = ("media", "speech", "hearing", "frames", "drawing", "export", "evaluate", "card", "truth")
 log = logging.getLogger(__name__)
 
 
@@ -21,6 +21,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("build/demo"), help="where data and checkpoints are kept")
     parser.add_argument("--assets", type=Path, default=Path("lipsync/assets"), help="where the packaged files go")
     parser.add_argument("--report", type=Path, default=Path("docs/benchmarks/demo_model.json"))
+    parser.add_argument("--card", type=Path, default=Path("docs/model_card.md"))
+    parser.add_argument("--truth", type=Path, default=Path("tests/data"), help="where the tests' sentence goes")
     parser.add_argument("--sheet", type=Path, default=Path("docs/demo_model.png"))
     parser.add_argument("--recordings", type=Path, nargs="*", default=[], help="recorded speech to measure on, wav")
     parser.add_argument("--threads", type=int, default=1)
@@ -74,6 +76,15 @@ def run(step: str, options: argparse.Namespace) -> None:
         log.info("%s", export(hearing, drawing, read_corpus(speech, limit=2), generator))
     elif step == "evaluate":
         _evaluate(options, hearing, generator, speech)
+    elif step == "card":
+        from lipsync.demo.card import write_card
+
+        write_card(options.card, options.report)
+    elif step == "truth":
+        from lipsync.demo.corpus import read_corpus
+        from lipsync.demo.truth import write_truth
+
+        write_truth(options.truth, read_corpus(speech, limit=1))
 
 
 def _evaluate(options: argparse.Namespace, hearing: Path, generator: Path, speech: Path) -> None:

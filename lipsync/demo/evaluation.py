@@ -22,7 +22,8 @@ from lipsync.demo.frames import View, ViewPainter, portrait_of
 from lipsync.demo.framing import draw_box
 from lipsync.demo.hearing import Hearing, hear
 from lipsync.demo.measures import correlation, lag
-from lipsync.demo.ruler import READ, Ruler
+from lipsync.demo.reading import READ
+from lipsync.demo.ruler import fit_view
 from lipsync.demo.scene import Frame
 from lipsync.demo.speech import RATE_HZ, Utterance
 from lipsync.demo.strangers import stranger
@@ -58,14 +59,14 @@ def generate(net: Wav2Lip, rest: U8, windows: F32, *, batch: int = 32) -> U8:
 
 
 class Sitter:
-    """One face that is measured: its painter and the ruler that knows it."""
+    """One face that is measured: its painter and the reader that knows it."""
 
     def __init__(self, role: Role, index: int, corpus: Corpus) -> None:
         rng = np.random.default_rng([99, index])
         portrait = portrait_of(role)
         view = View(index, role.pose, draw_box(rng, portrait, role.pose, Frame(), spread=0.5))
         self.painter = ViewPainter(portrait, view, Frame())
-        self.ruler = Ruler(self.painter, corpus, rng)
+        self.reader = fit_view(self.painter, corpus, rng)
 
 
 def measure_sequence(net: Wav2Lip, hearing: Hearing, sitter: Sitter, said: Utterance) -> tuple[Row, U8, U8]:
@@ -76,14 +77,14 @@ def measure_sequence(net: Wav2Lip, hearing: Hearing, sitter: Sitter, said: Utter
     drawn = generate(net, sitter.painter.rest, windows)
     painted = [sitter.painter.paint(row) for row in true]
     wanted, mouth = np.stack([p for p, _ in painted]), np.stack([m for _, m in painted])
-    read, ideal = sitter.ruler.read(drawn), sitter.ruler.read(wanted)
+    read, ideal = sitter.reader.read(drawn), sitter.reader.read(wanted)
     _, heard = hear(hearing, windows)
     row: Row = {}
     for k, name in enumerate(READ):
         column = ACTIONS.index(name)
         row[name] = correlation(read[:, k], true[:, column])
         row[f"{name}_ear"] = correlation(heard[:, column], true[:, column])
-        row[f"{name}_ruler"] = correlation(ideal[:, k], true[:, column])
+        row[f"{name}_reader"] = correlation(ideal[:, k], true[:, column])
     row["amplitude"] = float(read[:, 0].std() / ideal[:, 0].std())
     row["lag_frames"] = lag(read[:, 0], true[:, 0])
     row |= _shut(read[:, 0], said, starts)
@@ -139,7 +140,7 @@ def measure_recording(net: Wav2Lip, sitter: Sitter, path: Path) -> Row:
     padded = np.pad(mel, ((0, 0), (0, 16)), constant_values=-4)
     starts = window_starts(mel.shape[1])
     windows = np.ascontiguousarray(padded[:, starts[:, None] + np.arange(16)].transpose(1, 0, 2))
-    jaw = sitter.ruler.read(generate(net, sitter.painter.rest, windows))[:, 0]
+    jaw = sitter.reader.read(generate(net, sitter.painter.rest, windows))[:, 0]
     centres = ((starts / 80 + LEAD_S) * RATE_HZ).astype(int)
     energy = np.array([np.sqrt(np.mean(samples[max(0, c - 400) : c + 400] ** 2) + 1e-9) for c in centres], np.float32)
     loudness = np.log10(energy).astype(np.float32)
