@@ -1,10 +1,13 @@
-"""Writes the tables of docs/options.md and docs/errors.md from the code; `--check` says whether they are up to date.
+"""Writes what the docs say of options, errors and figures, from the code and docs/benchmarks.json.
+
+`--check` says whether they are up to date.
 
 Run by `make fix`; a test holds that nothing is stale.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -14,7 +17,9 @@ from lipsync.cli import exit_code
 from lipsync.errors import LipsyncError, all_errors
 from lipsync.options import Limits, Options
 
-DOCS = Path(__file__).parent
+DOCS = Path(__file__).resolve().parent
+README = DOCS.parent / "README.md"
+FIGURES = DOCS / "benchmarks.json"
 
 
 def options_page() -> str:
@@ -106,12 +111,50 @@ def _first_line(text: str | None) -> str:
     return (text or "").strip().splitlines()[0]
 
 
-PAGES = {"options.md": options_page, "errors.md": errors_page}
+def readme() -> str:
+    """README.md with its marked blocks made anew."""
+    text = README.read_text()
+    figures = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
+    for name, block in (
+        ("options", _table(Options)),
+        ("figures", figures_table(figures)),
+        ("fresh", fresh_line(figures)),
+    ):
+        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+        head, rest = text.split(begin, 1)
+        text = f"{head}{begin}\n{block}\n{end}{rest.split(end, 1)[1]}"
+    return text
+
+
+def figures_table(figures: dict[str, Any]) -> str:
+    """The figures that a reader wants first."""
+    if not figures:
+        return "Not measured yet."
+    return "See the page below."
+
+
+def fresh_line(figures: dict[str, Any]) -> str:
+    """What a newcomer waits for, as measured by `python -m benchmarks fresh`."""
+    fresh = figures.get("fresh")
+    if fresh is None:
+        return "How long each takes on a fresh machine: not measured yet."
+    demo_min, test_min, machine = fresh["demo_s"] / 60, fresh["test_s"] / 60, fresh["machine"]
+    return (
+        f"From a fresh clone, installing included: `make demo` {demo_min:.1f} minutes, then `make test` "
+        f"{test_min:.1f} minutes ({machine['cores']} cores, {machine['processor']}; packages from a mirror nearby)."
+    )
+
+
+PAGES = {
+    DOCS / "options.md": options_page,
+    DOCS / "errors.md": errors_page,
+    README: readme,
+}
 
 
 def stale_pages() -> list[str]:
     """Names of the pages that are not what this script would write."""
-    return [name for name, page in PAGES.items() if not (DOCS / name).is_file() or (DOCS / name).read_text() != page()]
+    return [path.name for path, page in PAGES.items() if not path.is_file() or path.read_text() != page()]
 
 
 def main() -> int:
@@ -119,8 +162,8 @@ def main() -> int:
         stale = stale_pages()
         print("stale: " + ", ".join(stale) if stale else "up to date")
         return 1 if stale else 0
-    for name, page in PAGES.items():
-        (DOCS / name).write_text(page())
+    for path, page in PAGES.items():
+        path.write_text(page())
     return 0
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import aclosing
+from functools import partial
 from typing import Generic, TypeVar
 
 A = TypeVar("A")
@@ -126,12 +127,31 @@ async def call(executor: Executor, work: Callable[[], B], *, stop: threading.Eve
         raise
 
 
-async def iterate(executor: Executor, make: Callable[[], Generator[B, None, None]]) -> AsyncGenerator[B, None]:
-    """A generator of blocking steps, each run on a thread; closed on a thread too."""
-    steps = await call(executor, make)
+async def iterate(
+    executor: Executor, make: Callable[[threading.Event], Generator[B, None, None]]
+) -> AsyncGenerator[B, None]:
+    """A generator of blocking steps, each run on a thread; closed on a thread too.
+
+    ``make`` is given an event that is set when the consumer goes, for ``stoppable``.
+    """
+    stop = threading.Event()
+    steps = await call(executor, partial(make, stop))
     ended = object()
     try:
-        while (item := await call(executor, lambda: next(steps, ended))) is not ended:
+        while (item := await call(executor, lambda: next(steps, ended), stop=stop)) is not ended:
             yield item  # type: ignore[misc]
     finally:
+        stop.set()
         await call(executor, steps.close)
+
+
+class Stopped(Exception):
+    """The consumer of work went away; raised and ended inside a worker thread."""
+
+
+def stoppable(items: Iterable[B], stop: threading.Event) -> Iterator[B]:
+    """The same items; raises Stopped in place of the next one once ``stop`` is set."""
+    for item in items:
+        if stop.is_set():
+            raise Stopped
+        yield item

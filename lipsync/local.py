@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Hashable, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from fractions import Fraction
@@ -16,10 +16,11 @@ from lipsync.core import F32, I32, U8, Fragment, Index, MediaInfo, SegmentTask, 
 from lipsync.engine import Engine
 from lipsync.faces.chunk import ChunkDetections, detect_chunk
 from lipsync.faces.detector import Detector, DetectorName
-from lipsync.flow import call, iterate
-from lipsync.media.decode import Geometry
+from lipsync.flow import call, iterate, stoppable
+from lipsync.media.decode import FrameReader, Geometry
 from lipsync.media.encode import encode_segment
 from lipsync.media.index import build_index
+from lipsync.media.picture import Picture
 from lipsync.media.probe import probe_face, probe_voice
 from lipsync.pipeline import Job
 from lipsync.plan import Span
@@ -97,16 +98,19 @@ class LocalStages:
         """Look at the chunks with one reader; chunks that were looked at before come from the cache."""
         return iterate(self._threads, partial(self._detect, job, face, chunks))
 
-    def _detect(self, job: Job, face: FaceInput, chunks: Sequence[range]) -> Generator[ChunkDetections, None, None]:
+    def _detect(
+        self, job: Job, face: FaceInput, chunks: Sequence[range], stop: threading.Event
+    ) -> Generator[ChunkDetections, None, None]:
         detector = self._detector(job.options.detector)
         with face.open(job.limits) as reader:
+            frames = _StoppableFrames(reader, stop)
             for chunk in chunks:
                 started = time.perf_counter()
                 key = self._detection_key(job, chunk)
                 found = self._detections.get(key)
                 if found is None:
                     found = detect_chunk(
-                        reader,
+                        frames,
                         chunk.start,
                         chunk.stop,
                         detector=detector,
@@ -139,7 +143,20 @@ class LocalStages:
         self._threads.shutdown(wait=True, cancel_futures=True)
 
 
-def _timed_voice(job: Job, span: Span) -> Generator[VoiceChunk, None, None]:
+class _StoppableFrames:
+    """A reader whose frames end when the consumer has gone."""
+
+    def __init__(self, reader: FrameReader, stop: threading.Event) -> None:
+        self._reader, self._stop = reader, stop
+
+    def read(self, frames: Sequence[int]) -> Iterator[Picture]:
+        return stoppable(self._reader.read(frames), self._stop)
+
+    def read_small(self, first: int, stop: int, *, max_side: int) -> Iterator[U8]:
+        return stoppable(self._reader.read_small(first, stop, max_side=max_side), self._stop)
+
+
+def _timed_voice(job: Job, span: Span, stop: threading.Event) -> Generator[VoiceChunk, None, None]:
     started = time.perf_counter()
     info = None if isinstance(job.voice, Waveform) else probe_voice(job.voice, job.limits)
     chunks = voice_chunks(
@@ -150,6 +167,6 @@ def _timed_voice(job: Job, span: Span) -> Generator[VoiceChunk, None, None]:
         at_least=span.at_least,
         at_most=span.at_most,
     )
-    for chunk in chunks:
+    for chunk in stoppable(chunks, stop):
         yield replace(chunk, spent_s=time.perf_counter() - started)
         started = time.perf_counter()

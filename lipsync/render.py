@@ -21,7 +21,7 @@ import numpy as np
 from lipsync.compose import Box, crop_face, draw_label, paste
 from lipsync.core import F32, I32, U8, AudioFormat, AudioPacket, Fragment, Index, MediaInfo, SegmentTask, VideoInfo
 from lipsync.errors import NoVideoStream
-from lipsync.flow import call
+from lipsync.flow import call, stoppable
 from lipsync.media.decode import FrameReader, Geometry
 from lipsync.media.picture import Picture
 from lipsync.media.source import Blob
@@ -148,7 +148,7 @@ class Renderer:
         task = prepared.task
         started = time.perf_counter()
         clock = _Clock()
-        frames = clock.timed(_stoppable(_compose(prepared, options), stop))
+        frames = clock.timed(stoppable(_compose(prepared, options), stop))
         data = self._encode(
             frames,
             first_frame=task.segment.first_frame,
@@ -159,17 +159,6 @@ class Renderer:
         )
         timings = prepared.timings_s | {"paste": clock.spent_s, "encode": time.perf_counter() - started - clock.spent_s}
         return Fragment(task.segment.number, task.segment.first_frame, len(task.segment), data, timings)
-
-
-class Stopped(Exception):
-    """The caller of a render went away; raised inside the worker thread only."""
-
-
-def _stoppable(items: Iterable[T], stop: threading.Event) -> Iterator[T]:
-    for item in items:
-        if stop.is_set():
-            raise Stopped
-        yield item
 
 
 class _Clock:
@@ -194,7 +183,7 @@ def _decode(reader: FrameReader, task: SegmentTask, stop: threading.Event) -> di
     for piece in ascending_pieces(task.segment.source_frames):
         wanted = [frame for frame in piece if frame not in pictures]
         if wanted:
-            pictures.update(zip(wanted, _stoppable(reader.read(wanted), stop), strict=True))
+            pictures.update(zip(wanted, stoppable(reader.read(wanted), stop), strict=True))
     return pictures
 
 

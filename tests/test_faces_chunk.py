@@ -108,7 +108,8 @@ def test_source_chunks_cover_every_frame_once() -> None:
     assert source_chunks(10, size=4) == [range(4), range(4, 8), range(8, 10)]
     assert source_chunks(8, size=4) == [range(4), range(4, 8)]
     assert source_chunks(1, size=100) == [range(1)]
-    assert source_chunks(20, size=8, shortest=3) == [range(3), range(3, 9), range(9, 17), range(17, 20)]
+    growing = [len(part) for part in source_chunks(200, size=40, shortest=20)]
+    assert growing == [20, 20, 20, 20, 20, 25, 31, 39, 5]
 
 
 def test_anchors_are_every_fifth_frame_both_sides_of_cuts_and_the_last(clip: Opened) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lipsync.flow import Ahead, call, in_order, iterate
+from lipsync.flow import Ahead, call, in_order, iterate, stoppable
 
 
 async def sequence(items):
@@ -168,13 +168,38 @@ async def test_a_cancelled_call_waits_for_its_thread_and_tells_it_to_stop():
 async def test_a_blocking_generator_is_closed_on_a_thread_when_its_consumer_goes():
     closed_on = []
 
-    def steps():
+    def steps(stop):
         try:
             yield from range(100)
         finally:
             closed_on.append(threading.current_thread())
+            assert stop.is_set()
 
     with ThreadPoolExecutor(1) as executor:
         async with aclosing(iterate(executor, steps)) as items:
             assert await anext(items) == 0
     assert closed_on and closed_on[0] is not threading.main_thread()
+
+
+async def test_a_long_step_ends_at_once_when_its_consumer_is_cancelled():
+    ticks = []
+
+    def slow(stop):
+        for n in stoppable(range(1000), stop):
+            ticks.append(n)
+            time.sleep(0.005)
+        yield "done"
+
+    async def consume(executor):
+        async with aclosing(iterate(executor, slow)) as items:
+            await anext(items)
+
+    with ThreadPoolExecutor(1) as executor:
+        task = asyncio.create_task(consume(executor))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        started = time.perf_counter()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert time.perf_counter() - started < 1
+    assert 0 < len(ticks) < 500

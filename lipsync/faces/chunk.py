@@ -48,13 +48,15 @@ class ChunkDetections:
 def source_chunks(frame_count: int, *, size: int, shortest: int | None = None) -> list[range]:
     """Source frames 0..frame_count cut into stretches of ``size``; the track does not depend on where they are cut.
 
-    With ``shortest`` they double from that length up to ``size``, so that the first boxes come soon.
+    With ``shortest`` they grow from that length up to ``size``, each at most a quarter of what lies before it: the
+    first boxes come soon, and a voice that ends early has not had much more looked at than it shows.
     """
     chunks: list[range] = []
     first, length = 0, shortest or size
     while first < frame_count:
         chunks.append(range(first, min(first + length, frame_count)))
-        first, length = first + length, min(2 * length, size)
+        first += length
+        length = size if shortest is None else min(size, max(shortest, first // 4))
     return chunks
 
 
