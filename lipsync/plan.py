@@ -88,7 +88,7 @@ class Timeline:
     def frame_count(self, duration: Fraction, columns: int) -> int:
         """Output frames for a voice of that many seconds and mel columns (after ``span`` was applied to it)."""
         if self.options.compat == "reference":
-            return _reference_count(self.fps, columns)
+            return min(_reference_count(self.fps, columns), max(1, math.ceil(duration * self.fps)))
         return max(1, math.ceil(duration * self.fps))
 
     def frames_heard(self, columns: int) -> int:

@@ -19,6 +19,7 @@ from lipsync.voice.mel import SAMPLE_RATE_HZ, MelStream, PadMode
 from lipsync.voice.resample import Resampler
 
 FIRST_CHUNK_S = 1.0
+HEARD_AHEAD_S = Fraction(1, 4)  # a little more than a mel window
 _PADDING_S = 0.5  # a decoder may give this much more than was declared: padding of the last packets
 _LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}  # by count; other counts are mixed down evenly
 
@@ -70,15 +71,17 @@ def voice_chunks(
     """The voice in order: a first chunk after about a second, then one every ``chunk_s``; memory is constant.
 
     ``info`` is what ``probe_voice`` says of a blob; None for a waveform. ``at_least`` and ``at_most`` (seconds) pad the
-    voice with silence and cut it. A chunk's ``duration`` is how much of the voice its packets and those before it
+    voice with silence and cut it; the mel of a voice that is cut goes on for ``HEARD_AHEAD_S``, because a mouth moves
+    ahead of its sound. A chunk's ``duration`` is how much of the voice its packets and those before it
     cover, and on the last chunk the exact length of the voice, whose last packet may hold a little more. A voice under
     0.1875 s has fewer than 16 mel columns in all; pad with ``mel.SILENCE``.
 
     Raises NoAudioStream, NonFiniteAudio, LimitExceeded (while decoding, whatever the headers declared), and the errors
     of ``decode``.
     """
-    blocks = _cut(_checked(_blocks(source, info, limits), limits), at_least=at_least, at_most=at_most)
-    yield from _chunks(_gathered(blocks), mel_pad_mode=mel_pad_mode, chunk_s=chunk_s)
+    heard_until = None if at_most is None else at_most + HEARD_AHEAD_S
+    blocks = _cut(_checked(_blocks(source, info, limits), limits), at_least=at_least, at_most=heard_until)
+    yield from _chunks(_gathered(blocks), mel_pad_mode=mel_pad_mode, chunk_s=chunk_s, at_most=at_most)
 
 
 def _blocks(source: Blob | Waveform, info: MediaInfo | None, limits: Limits) -> Iterator[Block]:
@@ -156,11 +159,13 @@ def _joined(blocks: list[Block]) -> Block:
     return Block(samples, first.sample_rate_hz, first.layout)
 
 
-def _chunks(blocks: Iterable[Block], *, mel_pad_mode: PadMode, chunk_s: float) -> Iterator[VoiceChunk]:
+def _chunks(
+    blocks: Iterable[Block], *, mel_pad_mode: PadMode, chunk_s: float, at_most: Fraction | None
+) -> Iterator[VoiceChunk]:
     making: _Making | None = None
     due_s = FIRST_CHUNK_S
     for block in blocks:
-        making = making or _Making(block, pad_mode=mel_pad_mode)
+        making = making or _Making(block, pad_mode=mel_pad_mode, at_most=at_most)
         making.feed(block.samples)
         if making.heard >= due_s:
             yield making.chunk(is_last=False)
@@ -173,8 +178,9 @@ def _chunks(blocks: Iterable[Block], *, mel_pad_mode: PadMode, chunk_s: float) -
 class _Making:
     """What the next chunk holds so far, and the three streams that fill it."""
 
-    def __init__(self, first: Block, *, pad_mode: PadMode) -> None:
+    def __init__(self, first: Block, *, pad_mode: PadMode, at_most: Fraction | None) -> None:
         self._rate = first.sample_rate_hz
+        self._most = None if at_most is None else math.floor(at_most * self._rate)
         self._to_16k = Resampler(self._rate, SAMPLE_RATE_HZ, channels=1)
         self._mel = MelStream(pad_mode=pad_mode)
         self._aac = AacEncoder(sample_rate_hz=self._rate, layout=first.layout)
@@ -188,10 +194,12 @@ class _Making:
         return Fraction(self._count, self._rate)
 
     def feed(self, samples: F32) -> None:
-        self._count += samples.shape[1]
+        spoken = samples if self._most is None else samples[:, : self._most - self._count]
+        self._count += spoken.shape[1]
         mono = samples.mean(axis=0, keepdims=True)  # as librosa.load(mono=True)
         self._columns.append(self._mel.feed(self._to_16k.feed(mono)[0]))
-        self._packets += self._aac.feed(samples)
+        if spoken.shape[1]:
+            self._packets += self._aac.feed(spoken)
 
     def finish(self) -> None:
         self._columns += [self._mel.feed(self._to_16k.finish()[0]), self._mel.finish()]
