@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from fractions import Fraction
@@ -14,30 +14,25 @@ from typing import Any, Literal, TypedDict
 
 import numpy as np
 
-from lipsync import pipeline
 from lipsync.checkpoints import load_generator
-from lipsync.core import F32, I32, U8, AudioFormat, AudioPacket, Fragment, Source
+from lipsync.core import F32, Fragment, Source
+from lipsync.detection import NO_VOICE, detector_from_files
 from lipsync.engine import Engine
 from lipsync.engine.device import choose_device
-from lipsync.errors import CheckpointNotFound, EngineError, InvalidOption
+from lipsync.errors import CheckpointNotFound, InvalidOption
 from lipsync.faces.chunk import source_chunks
-from lipsync.faces.detector import Detector, DetectorName, create_detector
 from lipsync.local import LocalGenerator, LocalStages
 from lipsync.media.encode import encode_segment
-from lipsync.media.picture import Picture
 from lipsync.media.source import Blob
 from lipsync.model.wav2lip import Wav2Lip
 from lipsync.options import Limits, Options, Precision
 from lipsync.output import read_bytes, stream_bytes, write_file
 from lipsync.pipeline import Job, Progress, Report, synchronise
 from lipsync.plan import Tuning
-from lipsync.render import Encode
+from lipsync.sink import FrameSink, Tee
 from lipsync.voice.mel import warm_up as warm_up_mel
 from lipsync.voice.voice import Waveform
 from lipsync.weights import default_checkpoint
-from lipsync.weights import find as find_weights
-
-FrameSink = Callable[[U8], None]
 
 
 class Stats(TypedDict):
@@ -100,7 +95,7 @@ class LipsyncService:
         self.stages = LocalStages(
             self._generator,
             create_detector=partial(
-                _create_detector, yunet_path, s3fd_path, self.engine.info.device, face_det_batch_size
+                detector_from_files, yunet_path, s3fd_path, self.engine.info.device, face_det_batch_size
             ),
             workers=workers or os.cpu_count() or 1,
             cache_entries=cache_entries,
@@ -196,7 +191,7 @@ class LipsyncService:
 
     def preload_static_face(self, face_path: Source, options: Options | None = None) -> None:
         """Probe a picture and find its face now: later calls with the same picture and options start at once."""
-        asyncio.run(self._preload(self.job(face_path, _NO_VOICE, options)))
+        asyncio.run(self._preload(self.job(face_path, NO_VOICE, options)))
 
     def preload_video_cache(self, face_path: Source, options: Options | None = None) -> None:
         """Index a video and find its faces now: later calls with the same video and options start at once."""
@@ -222,7 +217,7 @@ class LipsyncService:
         if frame_sink is not None:
             # one segment at a time: frames reach the sink in order
             tuning = replace(tuning, window=1)
-            stages = stages.encoding_with(_Tee(frame_sink, encode=encode_segment if output_path is not None else None))
+            stages = stages.encoding_with(Tee(frame_sink, encode=encode_segment if output_path is not None else None))
         fragments = synchronise(job, stages, tuning=tuning, progress=progress, report=report)
         if output_path is not None:
             await write_file(fragments, output_path)
@@ -242,82 +237,6 @@ class LipsyncService:
         self.close()
 
 
-class _Tee:
-    """An end of the line that hands frames to a sink, and to an encoder where there is one."""
-
-    def __init__(self, sink: FrameSink, *, encode: Encode | None) -> None:
-        self._sink = sink
-        self._encode = encode
-
-    def __call__(
-        self,
-        pictures: Iterable[Picture],
-        *,
-        first_frame: int,
-        fps: Fraction,
-        packets: Sequence[AudioPacket],
-        audio_format: AudioFormat,
-        options: Options,
-    ) -> bytes:
-        seen = self._seen(pictures)
-        if self._encode is None:
-            for _ in seen:
-                pass  # each was handed to the sink
-            return b""
-        return self._encode(
-            seen, first_frame=first_frame, fps=fps, packets=packets, audio_format=audio_format, options=options
-        )
-
-    def _seen(self, pictures: Iterable[Picture]) -> Iterator[Picture]:
-        for picture in pictures:
-            self._sink(picture.bgr())
-            yield picture
-
-
-def find_track(
-    face: Source,
-    options: Options | None = None,
-    *,
-    limits: Limits | None = None,
-    yunet_path: str | os.PathLike[str] | None = None,
-    s3fd_path: str | os.PathLike[str] | None = None,
-    device: str = "cpu",
-) -> str:
-    """The face's box in every source frame, as the JSON text that ``Options.boxes`` comes from; no generator needed.
-
-    Raises NoFace and the errors of reading the input.
-    """
-    limits = limits or Limits()
-    job = Job(
-        Blob.of(face, limit_bytes=max(limits.video_bytes, limits.image_bytes)), _NO_VOICE, options or Options(), limits
-    )
-    detector = partial(_create_detector, yunet_path, s3fd_path, device, 16)
-    stages = LocalStages(_NoGenerator(), create_detector=detector, workers=2, cache_entries=0)
-    try:
-        return asyncio.run(pipeline.find_track(job, stages))
-    finally:
-        stages.close()
-
-
-class _NoGenerator:
-    """Stands where nothing is rendered."""
-
-    async def generate(self, crops: U8, crop_index: I32, mel: F32, mel_starts: I32) -> U8:
-        raise EngineError("Nothing can be rendered here: these stages were made to look for faces.")
-
-
-def _create_detector(
-    yunet_path: str | os.PathLike[str] | None,
-    s3fd_path: str | os.PathLike[str] | None,
-    device: str,
-    face_det_batch_size: int,
-    name: DetectorName,
-) -> Detector:
-    path = {"s3fd": s3fd_path, "centerface": None}.get(name, yunet_path or find_weights("yunet"))
-    weights = None if path is None else Path(path)
-    return create_detector(name, weights=weights, device=device, face_det_batch_size=face_det_batch_size)
-
-
 def _load(checkpoint: str | os.PathLike[str] | Wav2Lip | None, *, trust_torchscript: bool) -> tuple[Wav2Lip, str]:
     if isinstance(checkpoint, Wav2Lip):
         return checkpoint, "a generator built by the caller"
@@ -329,9 +248,6 @@ def _load(checkpoint: str | os.PathLike[str] | Wav2Lip | None, *, trust_torchscr
         )
     note = f"packaged default, {Path(path).name}" if checkpoint is None else os.fspath(path)
     return load_generator(path, trust_torchscript=trust_torchscript), note
-
-
-_NO_VOICE = Waveform(np.zeros(0, np.float32), 16_000)
 
 
 async def _next(source: AsyncGenerator[bytes, None]) -> bytes | None:

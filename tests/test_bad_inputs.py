@@ -104,7 +104,7 @@ FACE_NAMES = sorted(corpus.faces(0, "/x"))
 VOICE_NAMES = sorted(corpus.voices(0, "/x"))
 
 
-def check(found: str | bytes, canary: Canary, temporary) -> None:
+def assert_clean(found: str | bytes, canary: Canary, temporary) -> None:
     if isinstance(found, bytes):
         assert len(pictures_of(found)) > 0
     assert canary.visits == 0
@@ -120,7 +120,7 @@ def test_a_strange_face_input_is_answered_or_refused(name, local, canary, secret
     face = corpus.faces(canary.port, secret)[name]()
     # a box in the middle of the picture would not fit every size: faces are looked for, and mostly not found
     found = outcome(local, face, GOOD_VOICE)
-    check(found, canary, temporary)
+    assert_clean(found, canary, temporary)
     if "playlist" in name or "concat" in name or name.endswith(("sdp", "manifest")):
         assert found == UnsupportedMedia.slug, "refused for what it is, before any demuxer sees it"
 
@@ -128,7 +128,7 @@ def test_a_strange_face_input_is_answered_or_refused(name, local, canary, secret
 @pytest.mark.parametrize("name", VOICE_NAMES)
 def test_a_strange_voice_is_answered_or_refused(name, local, canary, secret, temporary):
     voice = corpus.voices(canary.port, secret)[name]()
-    check(outcome(local, GOOD_FACE, voice, box=(10, 110, 30, 130)), canary, temporary)
+    assert_clean(outcome(local, GOOD_FACE, voice, box=(10, 110, 30, 130)), canary, temporary)
 
 
 WANTED = {

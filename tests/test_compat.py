@@ -101,7 +101,7 @@ def frames_of(service, face: bytes, wave: np.ndarray, **options) -> list[np.ndar
     return frames
 
 
-def same(ours: list[np.ndarray], theirs: list[np.ndarray]) -> None:
+def assert_same(ours: list[np.ndarray], theirs: list[np.ndarray]) -> None:
     assert len(ours) == len(theirs)
     for n, (one, other) in enumerate(zip(ours, theirs, strict=True)):
         assert np.array_equal(one, other), f"frame {n} differs by up to {np.abs(one.astype(int) - other).max()}"
@@ -112,7 +112,7 @@ def test_frames_before_encoding_equal_the_reference_exactly(service, model, seco
     face, wave = video_bytes(frames=25, size=SIZE), voice(seconds)
     box = np.array([[20, 30, 140, 150]])
     theirs = frames_by_hand(model, pictures_of(face), box, chunks_by_hand(mel_by_hand(wave), 25.0))
-    same(frames_of(service, face, wave, box=(30, 150, 20, 140)), theirs)
+    assert_same(frames_of(service, face, wave, box=(30, 150, 20, 140)), theirs)
     assert np.ptp([frame[90, 80] for frame in theirs], axis=0).max() > 20, "and there is something to compare"
 
 
@@ -141,4 +141,4 @@ def test_detected_boxes_are_padded_smoothed_and_trimmed_as_in_the_reference(serv
     count = min(25, len(chunks))
     raw = np.array([[int(10.0 + 3 * n), 20, int(10.0 + 3 * n + 60.5), min(160, 100 + 10)] for n in range(count)])
     theirs = frames_by_hand(model, pictures_of(face)[:count], smoothed_by_hand(raw), chunks)
-    same(frames_of(service, face, wave, nosmooth=False, detect_every=1), theirs)
+    assert_same(frames_of(service, face, wave, nosmooth=False, detect_every=1), theirs)

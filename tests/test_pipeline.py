@@ -91,7 +91,7 @@ def expected_sources(mode: str, size: int, total: int) -> list[int]:
     return [i % size if mode == "loop" else min(i, size - 1) for i in range(total)]
 
 
-def check(mp4: bytes, *, sources: list[int], starts: list[int], heard: Waveform) -> None:
+def assert_shows_and_hears(mp4: bytes, *, sources: list[int], starts: list[int], heard: Waveform) -> None:
     mel = mel_spectrogram(heard.samples)
     pictures = pictures_of(mp4)
     assert len(pictures) == len(sources)
@@ -117,7 +117,7 @@ def test_frame_i_shows_and_hears_window_i_after_encoding_and_decoding_again(mode
     )
     mp4 = run(face, voice, heard=heard, sync_mode=mode)
     starts = [int(80 * i / fps) for i in range(total)]
-    check(mp4, sources=expected_sources(mode, size, total), starts=starts, heard=heard)
+    assert_shows_and_hears(mp4, sources=expected_sources(mode, size, total), starts=starts, heard=heard)
 
 
 @pytest.mark.parametrize("offset_ms", [-250.0, 120.0])
@@ -125,7 +125,7 @@ def test_an_audio_offset_moves_what_the_mouth_hears_and_nothing_else(offset_ms):
     voice = noise(1.0)
     mp4 = run(video_bytes(frames=25, size=SIZE), voice, audio_offset_ms=offset_ms)
     starts = [int(np.floor(80 * (Fraction(i, 25) + Fraction(offset_ms) / 1000))) for i in range(25)]
-    check(mp4, sources=list(range(25)), starts=starts, heard=voice)
+    assert_shows_and_hears(mp4, sources=list(range(25)), starts=starts, heard=voice)
 
 
 def test_the_reference_count_and_its_last_window_come_out_with_compat():
@@ -133,7 +133,7 @@ def test_the_reference_count_and_its_last_window_come_out_with_compat():
     mp4 = run(video_bytes(frames=20, size=SIZE), voice, compat="reference")
     starts = [int(i * 80 / 25) for i in range(200) if int(i * 80 / 25) + 16 <= 161]
     starts.append(161 - 16)
-    check(mp4, sources=[i % 20 for i in range(len(starts))], starts=starts, heard=voice)
+    assert_shows_and_hears(mp4, sources=[i % 20 for i in range(len(starts))], starts=starts, heard=voice)
 
 
 def test_a_picture_speaks_at_25_frames_a_second_and_sends_one_crop_for_many_frames():
@@ -143,7 +143,7 @@ def test_a_picture_speaks_at_25_frames_a_second_and_sends_one_crop_for_many_fram
     face = image_bytes(format="png", size=SIZE, number=7)
     job = Job(Blob.of(face, limit_bytes=10**8), voice, Options(box=BOX, blend="none"), LIMITS)
     mp4 = asyncio.run(read_bytes(synchronise(job, local)))
-    check(mp4, sources=[7] * 50, starts=[i * 80 // 25 for i in range(50)], heard=voice)
+    assert_shows_and_hears(mp4, sources=[7] * 50, starts=[i * 80 // 25 for i in range(50)], heard=voice)
     assert set(generator.crops_seen) == {1}
     assert sum(generator.batches) == 50
 
@@ -268,7 +268,7 @@ def test_two_requests_at_once_do_not_disturb_each_other():
         return await asyncio.gather(*(read_bytes(synchronise(job, local, tuning=tuning)) for job in jobs))
 
     for voice, mp4 in zip(voices, asyncio.run(both()), strict=True):
-        check(mp4, sources=list(range(25)), starts=[i * 80 // 25 for i in range(25)], heard=voice)
+        assert_shows_and_hears(mp4, sources=list(range(25)), starts=[i * 80 // 25 for i in range(25)], heard=voice)
     local.close()
 
 

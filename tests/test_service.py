@@ -7,12 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from lipsync.detection import find_track
 from lipsync.errors import CheckpointNotFound, InvalidOption, NoFace, OutputError
 from lipsync.local import LocalStages
 from lipsync.model.seeded import seeded_generator
 from lipsync.options import Options
 from lipsync.packaged import demo_face, demo_voice
-from lipsync.service import LipsyncService, find_track
+from lipsync.service import LipsyncService
 from tests.engine_cases import NARROW
 from tests.media_factory import audio_bytes, image_bytes, video_bytes
 from tests.test_pipeline import pictures_of

@@ -41,7 +41,7 @@ def detect(
     options: Options,
 ) -> None:
     """Find the face in every source frame and write its boxes as JSON, as `lipsync run --boxes` reads them."""
-    from lipsync.service import find_track
+    from lipsync.detection import find_track
 
     text = find_track(face, options, yunet_path=yunet, s3fd_path=s3fd)
     if output is None:
