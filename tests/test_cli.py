@@ -1,8 +1,11 @@
 """The command line as a person or a script uses it: results on stdout, the rest on stderr, exit codes."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
+from importlib.metadata import version
 
 import pytest
 
@@ -148,3 +151,55 @@ def test_help_lists_every_option(folder):
     ).stdout
     for item in fields(Options):
         assert "--" + item.name.replace("_", "-") in text
+
+
+def test_what_detect_wrote_is_told_and_what_it_cannot_write_is_an_error(folder):
+    done = lipsync(folder, "detect", "face.jpg", "-o", "told.json")
+    assert done.stderr == "told.json: a face in 1 of 1 frames\n"
+    done = lipsync(folder, "detect", "face.jpg", "-o", "no/where.json")
+    assert done.returncode == 6 and "output_error" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_detect_asks_for_nothing_that_it_would_ignore(folder):
+    text = lipsync(folder, "detect", "--help").stdout
+    assert "--detect-every" in text and "--compat" in text
+    assert "--crf" not in text and "--sync-mode" not in text
+
+
+def test_flags_have_no_second_spelling(folder):
+    text = lipsync(folder, "run", "--help").stdout
+    assert "--nosmooth" in text and "--no-nosmooth" not in text and "--no-label" not in text
+
+
+def test_no_progress_is_drawn_where_nobody_watches(folder):
+    done = lipsync(
+        folder, "run", "plain.png", "voice.wav", "-o", "[red]q.mp4", "--checkpoint", "model.pth",
+        "--box", "10", "100", "10", "100",
+    )  # fmt: skip
+    first, second = done.stderr.splitlines()
+    assert first == "checkpoint: model.pth"
+    assert second.startswith("[red]q.mp4: 10 frames"), "a name is no markup"
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM], ids=lambda sign: sign.name)
+def test_a_run_that_is_stopped_says_so_and_leaves_nothing(folder, sign):
+    (folder / "long.wav").write_bytes(audio_bytes(seconds=120))
+    (folder / "stopped").mkdir(exist_ok=True)
+    command = [
+        "run", "plain.png", "long.wav", "-o", "stopped/s.mp4", "--checkpoint", "model.pth", "--box", "10", "100", "10", "100",
+    ]  # fmt: skip
+    running = subprocess.Popen(
+        [sys.executable, "-m", "lipsync", *command], cwd=folder, stderr=subprocess.PIPE, text=True
+    )
+    while not list((folder / "stopped").iterdir()):
+        assert running.poll() is None, "it ended before it began to write"
+        time.sleep(0.05)
+    running.send_signal(sign)
+    said = running.communicate(timeout=30)[1]
+    assert running.returncode == 130
+    assert said.endswith("interrupted; nothing was left behind\n") and "Traceback" not in said
+    assert list((folder / "stopped").iterdir()) == []
+
+
+def test_the_version_is_told(folder):
+    assert lipsync(folder, "--version").stdout.strip() == version("lipsync-serve")

@@ -8,8 +8,12 @@ written; 130 interrupted.
 from __future__ import annotations
 
 import json
+import signal
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
+import cv2
 import typer
 from rich.console import Console
 
@@ -36,6 +40,8 @@ EXIT_CODES: dict[type[LipsyncError], int] = {
     OutputError: 6,
 }
 
+INTERRUPTED = 130
+
 app = typer.Typer(
     name="lipsync",
     help="A face and a voice in, the same face speaking that voice out.",
@@ -51,6 +57,21 @@ app.command("doctor")(doctor.command)
 app.add_typer(weights.app, name="weights")
 
 
+def _say_version(asked: bool) -> None:
+    if asked:
+        print(version("lipsync-serve"))
+        raise typer.Exit
+
+
+@app.callback()
+def _all_commands(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_say_version, help="print the version and exit")
+    ] = False,
+) -> None:
+    pass  # the option's own callback does it
+
+
 def exit_code(error: LipsyncError) -> int:
     """The code of the nearest class that has one."""
     return next(EXIT_CODES[cls] for cls in type(error).__mro__ if cls in EXIT_CODES)
@@ -58,6 +79,10 @@ def exit_code(error: LipsyncError) -> int:
 
 def main() -> None:
     """Run the command line; errors become one plain sentence (or one JSON object with ``--json``) and an exit code."""
+    # WHY: stopping as on Ctrl-C lets a run remove its temporary files
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    # WHY: OpenCV 5 warns for each YuNet it loads that it ignores a setting of its own
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
     try:
         app()
     except LipsyncError as error:
@@ -67,6 +92,7 @@ def main() -> None:
             Console(stderr=True, soft_wrap=True).print(f"[bold red]error[/] ({error.slug}): ", end="")
             print(error.detail, file=sys.stderr)
         sys.exit(exit_code(error))
-    except KeyboardInterrupt:
-        print("interrupted; nothing was left behind", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:  # typer's word for KeyboardInterrupt
+            print("interrupted; nothing was left behind", file=sys.stderr)
+        raise

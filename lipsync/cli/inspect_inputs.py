@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from lipsync.cli.parameters import takes_options
+from lipsync.cli.parameters import names_in, takes_options
+from lipsync.errors import OutputError
 from lipsync.options import Limits, Options
 
 
@@ -31,7 +33,7 @@ def probe(
     print(json.dumps(asdict(info), indent=2, default=_plain))
 
 
-@takes_options
+@takes_options((names_in("Face") | {"compat"}) - {"box", "boxes"})
 def detect(
     face: Annotated[Path, typer.Argument(help="image or video with a face", show_default=False)],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file to write; default: stdout")] = None,
@@ -46,8 +48,13 @@ def detect(
     text = find_track(face, options, yunet_path=yunet, s3fd_path=s3fd)
     if output is None:
         print(text)
-    else:
+        return
+    try:
         output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"Cannot write {output}: {error.strerror}. Choose a writable place with room.") from error
+    boxes = json.loads(text)["boxes"]
+    print(f"{output}: a face in {sum(box is not None for box in boxes)} of {len(boxes)} frames", file=sys.stderr)
 
 
 def _plain(value: Any) -> Any:

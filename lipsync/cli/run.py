@@ -10,21 +10,23 @@ from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from lipsync.cli.parameters import takes_options
-from lipsync.options import Options
+from lipsync.cli.parameters import Trust, takes_options
+from lipsync.options import Limits, Options
 from lipsync.pipeline import Progress as Step
 
 Checkpoint = Annotated[
     Path | None, typer.Option(help="Wav2Lip checkpoint (.pth, .pt, .safetensors); default: the packaged one")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
+Exact = Annotated[bool, typer.Option("--exact", help="plain fp32 network, for comparison with the reference")]
 AsJson = Annotated[bool, typer.Option("--json", help="print the result as one JSON object")]
 
 
-@takes_options
+@takes_options()
 def command(
     face: Annotated[Path, typer.Argument(help="image or video with a face", show_default=False)],
     voice: Annotated[Path, typer.Argument(help="audio, or a video whose sound is used", show_default=False)],
@@ -34,15 +36,16 @@ def command(
     batch_size: Annotated[int | None, typer.Option(help="frames per forward pass; default: 512 on CUDA")] = None,
     precision: Annotated[Literal["fp16", "bf16", "fp32"], typer.Option(help="on CUDA; a CPU uses fp32")] = "fp16",
     compile: Annotated[bool, typer.Option(help="compile the network (CUDA only)")] = True,
-    exact: Annotated[bool, typer.Option(help="plain fp32 network, for comparison with the reference")] = False,
+    exact: Exact = False,
     yunet: Annotated[Path | None, typer.Option(help="YuNet's .onnx; default: the one that was pulled")] = None,
     s3fd: Annotated[Path | None, typer.Option(help="s3fd.pth, for --detector s3fd")] = None,
-    trust_torchscript: Annotated[bool, typer.Option(help="load a TorchScript file, which can run code")] = False,
+    trust_torchscript: Trust = False,
     as_json: AsJson = False,
     *,
     options: Options,
 ) -> None:
     """Make FACE speak VOICE and write an mp4."""
+    _refuse_unusable(face, voice)
     from lipsync.service import LipsyncService
 
     with LipsyncService(
@@ -58,7 +61,7 @@ def command(
         s3fd_path=s3fd,
     ) as service:
         say = Console(stderr=True, quiet=as_json, soft_wrap=True).print
-        say(f"checkpoint: {service.checkpoint_note}", highlight=False)
+        say(f"checkpoint: {escape(service.checkpoint_note)}", highlight=False)
         with ProgressBar(quiet=as_json) as bar:
             stats = service.process(face, voice, output, options=options, progress=bar)
     if as_json:
@@ -66,24 +69,36 @@ def command(
     else:
         seconds = stats["num_frames"] / stats["fps"]
         say(
-            f"[bold]{output}[/]: {stats['num_frames']} frames, {seconds:.2f} s at {stats['fps']:g} fps, "
+            f"[bold]{escape(str(output))}[/]: {stats['num_frames']} frames, {seconds:.2f} s at {stats['fps']:g} fps, "
             f"made in {stats['total_time']:.1f} s",
             highlight=False,
         )
 
 
+def _refuse_unusable(face: Path, voice: Path) -> None:
+    """Raise what is wrong with the inputs' headers before seconds are spent on loading the network."""
+    from lipsync.media.probe import probe_face, probe_voice
+    from lipsync.media.source import Blob
+
+    limits = Limits()
+    for media, probe in ((face, probe_face), (voice, probe_voice)):
+        probe(Blob.of(media, limit_bytes=max(limits.video_bytes, limits.image_bytes, limits.audio_bytes)), limits)
+
+
 class ProgressBar:
-    """Stage, share done and frames per second, on stderr; a callback for the pipeline's progress."""
+    """Stage, share done and frames per second, on a terminal's stderr; a callback for the pipeline's progress."""
 
     def __init__(self, *, quiet: bool) -> None:
+        console = Console(stderr=True)
         self._bar = Progress(
             SpinnerColumn(),
             TextColumn("{task.description:<17}"),
             BarColumn(),
             _Frames(),
             TimeRemainingColumn(),
-            console=Console(stderr=True, quiet=quiet),
+            console=console,
             transient=True,
+            disable=quiet or not console.is_terminal,
         )
         self._tasks = {
             "detect": self._bar.add_task("looking for faces", total=None, visible=False),

@@ -11,9 +11,9 @@ import typer
 from rich.console import Console
 from rich.progress import DownloadColumn, Progress
 
-app = typer.Typer(help="List, fetch, inspect and convert model files.", no_args_is_help=True)
+from lipsync.cli.parameters import Trust
 
-Trust = Annotated[bool, typer.Option(help="load a TorchScript file, which can run code")]
+app = typer.Typer(help="List, fetch, inspect and convert model files.", no_args_is_help=True)
 
 
 @app.command("list")
