@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from lipsync.core import F32, I32, U8
+from lipsync.core import F32, I32, U8, Claim
 
 
 class Copying:
     """Each patch is the crop that was sent."""
 
-    async def generate(self, crops: U8, crop_index: I32, mel: F32, mel_starts: I32) -> U8:
+    async def generate(self, crops: U8, crop_index: I32, mel: F32, mel_starts: I32, *, claim: Claim) -> U8:
         """See ``lipsync.render.Generator``."""
         return crops[crop_index]

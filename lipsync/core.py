@@ -138,6 +138,20 @@ class Segment:
         return len(self.source_frames)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """Whose frames these are and how soon they are wanted, for a generator that several requests share."""
+
+    request: str = ""
+    """Requests get equal shares; "" is a request of its own."""
+    first_frame: int = 0
+    """The output frame that the first of them is: a request's first frames go before other requests' later ones."""
+    priority: int = 0
+    """The class, served before those of higher numbers."""
+    due_in_s: float | None = None
+    """Seconds from now by which they are wanted; inside a class the earliest goes first. Never a reason to fail."""
+
+
 @dataclass(frozen=True, slots=True)
 class AudioPacket:
     """One encoded AAC packet; times in units of 1/sample_rate. The first packet's pts is minus the encoder's delay."""

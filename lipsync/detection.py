@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from lipsync import pipeline
-from lipsync.core import F32, I32, U8, Source
+from lipsync.core import F32, I32, U8, Claim, Source
 from lipsync.errors import EngineError
 from lipsync.faces.detector import Detector, DetectorName, create_detector
 from lipsync.local import LocalStages
@@ -52,7 +52,7 @@ def find_track(
 class _NoGenerator:
     """Stands where nothing is rendered."""
 
-    async def generate(self, crops: U8, crop_index: I32, mel: F32, mel_starts: I32) -> U8:
+    async def generate(self, crops: U8, crop_index: I32, mel: F32, mel_starts: I32, *, claim: Claim) -> U8:
         raise EngineError("Nothing can be rendered here: these stages were made to look for faces.")
 
 

@@ -12,7 +12,7 @@ from fractions import Fraction
 from functools import partial
 
 from lipsync.cache import LruCache
-from lipsync.core import F32, I32, U8, Fragment, Index, MediaInfo, SegmentTask, VoiceChunk
+from lipsync.core import F32, I32, U8, Claim, Fragment, Index, MediaInfo, SegmentTask, VoiceChunk
 from lipsync.engine import Engine
 from lipsync.faces.chunk import ChunkDetections, detect_chunk
 from lipsync.faces.detector import Detector, DetectorName
@@ -36,7 +36,7 @@ class LocalGenerator:
         self._engine = engine
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="lipsync-device")
 
-    async def generate(self, crops: U8, crop_index: I32, mel: F32, mel_starts: I32) -> U8:
+    async def generate(self, crops: U8, crop_index: I32, mel: F32, mel_starts: I32, *, claim: Claim) -> U8:
         """See ``lipsync.render.Generator``."""
         return await call(self._thread, partial(self._engine.generate, crops, crop_index, mel, mel_starts))
 
@@ -137,7 +137,8 @@ class LocalStages:
         self, job: Job, face: FaceInput, run: Sequence[SegmentTask], *, fps: Fraction
     ) -> AsyncGenerator[Fragment, None]:
         """Render on threads, patches from the engine."""
-        return self._renderer.render(face, run, fps=fps, options=job.options, limits=job.limits)
+        claim = Claim(request=job.request, priority=job.priority)
+        return self._renderer.render(face, run, fps=fps, options=job.options, limits=job.limits, claim=claim)
 
     def close(self) -> None:
         self._threads.shutdown(wait=True, cancel_futures=True)

@@ -16,6 +16,7 @@ from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Literal, Protocol
+from uuid import uuid4
 
 from lipsync.core import Fragment, SegmentTask, VoiceChunk
 from lipsync.faces.chunk import ChunkDetections
@@ -31,12 +32,14 @@ from lipsync.voice.voice import Waveform
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One request: a face, a voice, what is asked for, and what is allowed."""
+    """One request: a face, a voice, what is asked for, and what is allowed; and its place beside other requests."""
 
     face: Blob
     voice: Blob | Waveform
     options: Options = field(default_factory=Options)
     limits: Limits = field(default_factory=Limits)
+    request: str = field(default_factory=lambda: uuid4().hex, compare=False)
+    priority: int = 0
 
 
 class Stages(Protocol):

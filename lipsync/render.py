@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from typing import Protocol, TypeVar
@@ -19,7 +19,19 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from lipsync.compose import Box, crop_face, draw_label, paste
-from lipsync.core import F32, I32, U8, AudioFormat, AudioPacket, Fragment, Index, MediaInfo, SegmentTask, VideoInfo
+from lipsync.core import (
+    F32,
+    I32,
+    U8,
+    AudioFormat,
+    AudioPacket,
+    Claim,
+    Fragment,
+    Index,
+    MediaInfo,
+    SegmentTask,
+    VideoInfo,
+)
 from lipsync.errors import NoVideoStream
 from lipsync.flow import call, stoppable
 from lipsync.media.decode import FrameReader, Geometry
@@ -33,11 +45,12 @@ T = TypeVar("T")
 class Generator(Protocol):
     """Makes the patches of a segment; an engine in this process or a handle to one elsewhere."""
 
-    async def generate(self, crops: U8, crop_index: I32, mel: F32, mel_starts: I32) -> U8:
+    async def generate(self, crops: U8, crop_index: I32, mel: F32, mel_starts: I32, *, claim: Claim) -> U8:
         """Patches (n, 96, 96, 3) uint8 BGR for n output frames.
 
         ``crops`` (C, 96, 96, 3) uint8 BGR are unique; ``crop_index`` (n,) int32 says which one each frame shows;
-        ``mel`` (80, T) float32; ``mel_starts`` (n,) int32, where columns outside [0, T) are silence.
+        ``mel`` (80, T) float32; ``mel_starts`` (n,) int32, where columns outside [0, T) are silence. ``claim`` says
+        whose frames they are and how soon they are wanted; it never changes a patch.
         """
         ...
 
@@ -110,17 +123,25 @@ class Renderer:
         self._encode = encode
 
     async def render(
-        self, face: FaceInput, run: Sequence[SegmentTask], *, fps: Fraction, options: Options, limits: Limits
+        self,
+        face: FaceInput,
+        run: Sequence[SegmentTask],
+        *,
+        fps: Fraction,
+        options: Options,
+        limits: Limits,
+        claim: Claim,
     ) -> AsyncGenerator[Fragment, None]:
-        """One fragment per task, in order. Closing the iterator stops the work within a frame's time."""
+        """One fragment per task, in order, for the request that ``claim`` names. Closing the iterator stops the work
+        within a frame's time."""
         stop = threading.Event()
         reader = await self._call(partial(face.open, limits), stop)
-        upcoming = asyncio.create_task(self._prepare(reader, run[0], stop))
+        upcoming = asyncio.create_task(self._prepare(reader, run[0], claim, stop))
         try:
             for n in range(len(run)):
                 prepared = await upcoming
                 if n + 1 < len(run):
-                    upcoming = asyncio.create_task(self._prepare(reader, run[n + 1], stop))
+                    upcoming = asyncio.create_task(self._prepare(reader, run[n + 1], claim, stop))
                 yield await self._call(partial(self._finish, prepared, fps, options, stop), stop)
         finally:
             stop.set()
@@ -131,7 +152,7 @@ class Renderer:
     async def _call(self, work: Callable[[], T], stop: threading.Event) -> T:
         return await call(self._executor, work, stop=stop)
 
-    async def _prepare(self, reader: FrameReader, task: SegmentTask, stop: threading.Event) -> _Prepared:
+    async def _prepare(self, reader: FrameReader, task: SegmentTask, claim: Claim, stop: threading.Event) -> _Prepared:
         started = time.perf_counter()
         pictures = await self._call(partial(_decode, reader, task, stop), stop)
         decoded = time.perf_counter()
@@ -139,7 +160,8 @@ class Renderer:
         cropped = time.perf_counter()
         patches = np.empty((0, 96, 96, 3), np.uint8)
         if len(crop_index):
-            patches = await self._generator.generate(crops, crop_index, task.mel, task.mel_starts[boxed])
+            first = replace(claim, first_frame=task.segment.first_frame + int(boxed[0]))
+            patches = await self._generator.generate(crops, crop_index, task.mel, task.mel_starts[boxed], claim=first)
         generated = time.perf_counter()
         timings = {"decode": decoded - started, "crop": cropped - decoded, "generate": generated - cropped}
         return _Prepared(task, pictures, patches, timings)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lipsync.core import F32, I32, U8, Detection
+from lipsync.core import F32, I32, U8, Claim, Detection
 from tests.media_factory import draw_number
 
 WINDOW = 16
@@ -27,7 +27,7 @@ class HearingGenerator:
         self.crops_seen: list[int] = []
         self.batches: list[int] = []
 
-    async def generate(self, crops: U8, crop_index: I32, mel: F32, mel_starts: I32) -> U8:
+    async def generate(self, crops: U8, crop_index: I32, mel: F32, mel_starts: I32, *, claim: Claim) -> U8:
         self.crops_seen.append(len(crops))
         self.batches.append(len(crop_index))
         patches = crops[crop_index].copy()
@@ -47,7 +47,7 @@ class HearingGenerator:
 class Copying:
     """Draws the crop it was given: for tests that are not about mouths."""
 
-    async def generate(self, crops: U8, crop_index: I32, mel: F32, mel_starts: I32) -> U8:
+    async def generate(self, crops: U8, crop_index: I32, mel: F32, mel_starts: I32, *, claim: Claim) -> U8:
         return crops[crop_index]
 
 

@@ -249,11 +249,11 @@ def test_two_requests_at_once_do_not_disturb_each_other():
         def __init__(self):
             self.each = [HearingGenerator(whole) for whole in wholes]
 
-        async def generate(self, crops, crop_index, mel, mel_starts):
+        async def generate(self, crops, crop_index, mel, mel_starts, *, claim):
             await asyncio.sleep(0)
             for hearing in self.each:
                 try:
-                    return await hearing.generate(crops, crop_index, mel, mel_starts)
+                    return await hearing.generate(crops, crop_index, mel, mel_starts, claim=claim)
                 except AssertionError:
                     continue
             raise AssertionError("a window of neither voice: requests were mixed")
