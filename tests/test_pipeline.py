@@ -170,7 +170,7 @@ def test_frames_do_not_depend_on_how_the_work_is_cut(segment_frames, window, gop
     def render(tuning: Tuning) -> list[bytes]:
         frames.clear()
         local = stages(generator, workers=workers, encode=keep)
-        job = Job(Blob.of(face, limit_bytes=10**8), voice, Options(box=BOX, sync_mode=mode), LIMITS)
+        job = Job(Blob.of(face, limit_bytes=10**8), voice, Options(box=BOX, sync_mode=mode, blend="none"), LIMITS)
 
         async def drain() -> None:
             async for _ in synchronise(job, local, tuning=tuning):
