@@ -10,7 +10,7 @@ import pytest
 ASSETS = Path(__file__).resolve().parents[2] / "shared" / "assets"
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def assets() -> Path:
     """The folder of real media beside the project; the test skips where there is none."""
     if not ASSETS.is_dir():
