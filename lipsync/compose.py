@@ -38,7 +38,10 @@ def paste(picture: Picture, box: Box, patch: U8, options: Options) -> Picture:
     x1, y1, x2, y2 = box
     fitted = fit_patch(patch, box)
     if options.blend == "feather":
-        return picture.with_patch(box, fitted, feather_mask(x2 - x1, y2 - y1))
+        mask = feather_mask(x2 - x1, y2 - y1)
+        hidden = _hidden_rows(x2 - x1, y2 - y1)
+        hidden = max(0, hidden - (y1 + hidden) % 2)  # from a whole chroma cell on
+        return picture.with_patch((x1, y1 + hidden, x2, y2), fitted[hidden:], mask[hidden:])
     planes = picture.with_patch(box, fitted)
     return Overwritten(planes.y, planes.u, planes.v, planes.color, picture, box, fitted)
 
@@ -69,6 +72,12 @@ def feather_mask(width: int, height: int) -> F32:
     mask = np.outer(down, across).astype(np.float32)
     mask.flags.writeable = False
     return mask
+
+
+@lru_cache(maxsize=256)
+def _hidden_rows(width: int, height: int) -> int:
+    """How many of the mask's rows, from the top, show nothing of the patch."""
+    return int(np.argmax(feather_mask(width, height).any(axis=1)))
 
 
 def _ramp(length: int, start: float, stop: float) -> F32:

@@ -64,6 +64,18 @@ def test_no_sample_outside_the_box_changes(blend, box):
     assert (pasted.y != source.y).any()
 
 
+@given(box=boxes)
+@settings(max_examples=40, deadline=None)
+def test_leaving_out_what_the_mask_hides_changes_no_sample(box):
+    source, made = picture(), patch()
+    x1, y1, x2, y2 = box
+    fitted = cv2.resize(made, (x2 - x1, y2 - y1))
+    whole = source.with_patch(box, fitted, feather_mask(x2 - x1, y2 - y1))
+    pasted = paste(source, box, made, Options())
+    assert all((getattr(pasted, plane) == getattr(whole, plane)).all() for plane in "yuv")
+    assert pasted.box[1] > y1 or y2 - y1 < 24, "there is something to leave out"
+
+
 def step_at_border(frame: np.ndarray, box: tuple[int, int, int, int]) -> float:
     """How much luma jumps across the left, right and lower border of a box, on average."""
     x1, y1, x2, y2 = box

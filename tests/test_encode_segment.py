@@ -239,6 +239,25 @@ def test_read_only_planes_and_views_are_encoded(sound: tuple[AudioFormat, list[A
     assert np.array_equal(found[0], wide.y[:, :160])
 
 
+@pytest.mark.parametrize("size", [(160, 96), (161, 97)])
+def test_what_was_patched_is_encoded_like_whole_planes_however_the_boxes_move(
+    size: tuple[int, int], sound: tuple[AudioFormat, list[AudioPacket]]
+) -> None:
+    base, other = picture(0, *size), picture(5, *size)
+    draw = np.random.default_rng(0)
+
+    def patched(source: Picture, x1: int, y1: int, x2: int, y2: int) -> Picture:
+        return source.with_patch((x1, y1, x2, y2), draw.integers(0, 256, (y2 - y1, x2 - x1, 3), dtype=np.uint8))
+
+    shown = [patched(base, 10, 10, 60, 60), patched(base, 10, 10, 60, 60), patched(base, 41, 33, 99, 90), base]
+    shown += [patched(base, 3, 5, 30, 31), patched(other, 3, 5, 30, 31), patched(base, 100, 51, 160, 96)]
+    shown.append(patched(patched(base, 8, 8, 40, 40), 60, 60, 90, 90))
+    whole = [Picture(p.y.copy(), p.u.copy(), p.v.copy(), p.color) for p in shown]
+    data = encode(shown, sound, options=Options(crf=0))
+    assert data == encode(whole, sound, options=Options(crf=0))
+    assert len({frame.to_ndarray().tobytes() for frame in frames_of(data)}) == len(shown)
+
+
 def test_pictures_of_two_sizes_or_none_are_an_output_error(sound: tuple[AudioFormat, list[AudioPacket]]) -> None:
     with pytest.raises(OutputError, match="size"):
         encode([picture(0), picture(1, 320, 240)], sound)

@@ -23,7 +23,7 @@ from av.stream import Stream
 from lipsync.core import U8, AudioFormat, AudioPacket, Color
 from lipsync.errors import OutputError
 from lipsync.media.mp4 import SYNTHETIC, with_priming
-from lipsync.media.picture import Picture
+from lipsync.media.picture import Box, Patched, Picture, places
 from lipsync.options import Options
 
 _FRAGMENT = {
@@ -77,8 +77,11 @@ def encode_segment(
             output.metadata["comment"] = SYNTHETIC
             video = _video_stream(output, frame, fps, options)
             audio = _audio_stream(output, audio_format)
+            canvas = _Canvas(frame, options.resize)
             for number, picture in enumerate(itertools.chain([first], remaining), first_frame):
-                output.mux(video.encode(_av_frame(picture, frame, options, number, 1 / fps)))
+                shown = canvas.show(picture)
+                shown.pts, shown.time_base = number, 1 / fps
+                output.mux(video.encode(shown))
             output.mux(video.encode(None))
             output.mux([_av_packet(packet, audio, audio_format) for packet in packets if packet.pts >= 0])
     except av.error.FFmpegError as error:
@@ -140,19 +143,59 @@ def _av_packet(packet: AudioPacket, stream: av.AudioStream, audio_format: AudioF
     return out
 
 
-def _av_frame(picture: Picture, frame: _Frame, options: Options, number: int, time_base: Fraction) -> av.VideoFrame:
-    out = av.VideoFrame(frame.width, frame.height, "yuv420p")
-    for plane, pixels in zip(out.planes, _planes(picture, options.resize), strict=True):
-        _fill(plane, pixels)
-    out.pts, out.time_base = number, time_base
-    return out
+class _Canvas:
+    """The one frame that all pictures of a segment are put into; encoders keep copies of their own.
+
+    Where a picture shows the same source frame as the one before it, only the boxes of the two are written: that is
+    every picture of a still face.
+    """
+
+    def __init__(self, frame: _Frame, size: tuple[int, int] | None) -> None:
+        self._size = size
+        self._frame = av.VideoFrame(frame.width, frame.height, "yuv420p")
+        self._base: Picture | None = None
+        self._box: Box | None = None
+
+    def show(self, picture: Picture) -> av.VideoFrame:
+        """The frame, showing ``picture``; it is valid until the next call."""
+        self._frame.make_writable()  # copies, should an encoder hold on to it after all
+        in_place = (picture.width, picture.height) == (self._frame.width, self._frame.height)
+        if isinstance(picture, Patched) and in_place and self._size in (None, (picture.width, picture.height)):
+            self._show_base(picture.base, picture.box)
+            picture.draw_onto(self._memory())
+            self._box = picture.box
+        else:
+            self._fill(_planes(picture, self._size))
+            self._base = None
+        return self._frame
+
+    def _show_base(self, base: Picture, box: Box) -> None:
+        """Make the frame show ``base`` everywhere but in ``box``."""
+        if base is not self._base:
+            self._fill((base.y, base.u, base.v))
+        elif self._box is not None and self._box != box:
+            for memory, place, plane in zip(self._memory(), places(self._box), (base.y, base.u, base.v), strict=True):
+                memory[place] = plane[place]
+        self._base = base
+
+    def _memory(self) -> tuple[U8, U8, U8]:
+        y, u, v = (_pixels(plane) for plane in self._frame.planes)
+        return y, u, v
+
+    def _fill(self, planes: tuple[U8, U8, U8]) -> None:
+        for memory, pixels in zip(self._memory(), planes, strict=True):
+            _fill(memory, pixels)
 
 
-def _fill(plane: av.video.plane.VideoPlane, pixels: U8) -> None:
-    """Copy ``pixels`` into a plane that may be one wider or higher, and whose lines may be longer in memory."""
-    memory = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]
+def _pixels(plane: av.video.plane.VideoPlane) -> U8:
+    """A plane's memory without the ends of its lines that are not shown."""
+    return np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]
+
+
+def _fill(memory: U8, pixels: U8) -> None:
+    """Copy ``pixels`` into a plane that may be one wider or higher."""
     height, width = pixels.shape
-    if height > plane.height or width > plane.width or height < plane.height - 1 or width < plane.width - 1:
+    if not (0 <= memory.shape[0] - height <= 1 and 0 <= memory.shape[1] - width <= 1):
         raise OutputError(
             f"A picture of another size came within one segment: {width}×{height} in place of {memory.shape}."
         )

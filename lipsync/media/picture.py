@@ -14,6 +14,8 @@ from lipsync.media.color import bgr_to_yuv, yuv_to_bgr
 Pixels = TypeVar("Pixels", U8, F32)
 Box = tuple[int, int, int, int]
 """x1 y1 x2 y2 in pixels, the far edges excluded."""
+Planes = tuple[U8, U8, U8]
+Place = tuple[slice, slice]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,27 +56,26 @@ class Picture:
         v = cv2.resize(self.v[top:bottom, left:right], size, interpolation=cv2.INTER_LINEAR)
         return yuv_to_bgr(self.y[y1:y2, x1:x2], cast(U8, u)[wanted], cast(U8, v)[wanted], self.color)
 
-    def with_patch(self, box: Box, bgr: U8, alpha: F32 | None = None) -> Picture:
+    def with_patch(self, box: Box, bgr: U8, alpha: F32 | None = None) -> Patched:
         """A new picture with ``bgr`` (h, w, 3) in the box; ``alpha`` (h, w) float32 in 0…1 blends it in.
 
         All samples outside the box keep their values; a chroma cell that the box covers in part is blended by how
         much. Raises ValueError for a box that is not inside, or shapes that do not fit it.
         """
-        x1, y1, x2, y2 = self._checked(box)
+        x1, y1, x2, y2 = box = self._checked(box)
         if bgr.shape != (y2 - y1, x2 - x1, 3) or (alpha is not None and alpha.shape != bgr.shape[:2]):
             raise ValueError(f"patch {bgr.shape} or alpha does not fit the box {box}")
-        y, u, v = self.y.copy(), self.u.copy(), self.v.copy()
         luma = _channel(bgr_to_yuv(bgr, self.color), 0)
-        y[y1:y2, x1:x2] = luma if alpha is None else _blend(y[y1:y2, x1:x2], luma, alpha)
+        y = luma if alpha is None else _blend(self.y[y1:y2, x1:x2], luma, alpha)
 
-        cells = np.s_[y1 // 2 : (y2 + 1) // 2, x1 // 2 : (x2 + 1) // 2]
         pad = (y1 % 2, y2 % 2, x1 % 2, x2 % 2)
         new = bgr_to_yuv(_halve(_pad(bgr, pad)), self.color)
         cover = self._cover(box, alpha, pad)
-        for channel, plane in ((1, u), (2, v)):
-            chroma = _channel(new, channel)
-            plane[cells] = chroma if cover is None else _blend(plane[cells], chroma, cover)
-        return Picture(y, u, v, self.color)
+        u, v = _channel(new, 1), _channel(new, 2)
+        if cover is not None:
+            cells = _cells(box)
+            u, v = _blend(self.u[cells], u, cover), _blend(self.v[cells], v, cover)
+        return Patched(self, box, (y, u, v))
 
     @classmethod
     def from_bgr(cls, bgr: U8, color: Color | None = None) -> Picture:
@@ -104,6 +105,67 @@ class Picture:
         weights = _pad(np.asarray(alpha, np.float32), past)  # beyond the picture's own edge nothing is left uncovered
         top, bottom, left, right = inside
         return _halve(np.pad(weights, ((top, bottom), (left, right))))
+
+
+class Patched(Picture):
+    """A picture that differs from ``base`` in ``box`` alone; whole planes are made when they are asked for."""
+
+    __slots__ = ("_pieces", "_whole", "base", "box")
+
+    base: Picture
+    box: Box
+    _pieces: Planes
+    _whole: Planes | None
+
+    def __init__(self, base: Picture, box: Box, pieces: Planes) -> None:
+        """``pieces`` are the box's luma and the chroma cells that it touches."""
+        for name, value in (("color", base.color), ("base", base), ("box", box), ("_pieces", pieces), ("_whole", None)):
+            object.__setattr__(self, name, value)
+
+    @property
+    def y(self) -> U8:
+        return self._planes[0]
+
+    @property
+    def u(self) -> U8:
+        return self._planes[1]
+
+    @property
+    def v(self) -> U8:
+        return self._planes[2]
+
+    @property
+    def width(self) -> int:
+        return self.base.width
+
+    @property
+    def height(self) -> int:
+        return self.base.height
+
+    def draw_onto(self, planes: Planes) -> None:
+        """Turns writable planes that show ``base`` in the box into this picture's."""
+        for plane, place, piece in zip(planes, places(self.box), self._pieces, strict=True):
+            plane[place] = piece
+
+    @property
+    def _planes(self) -> Planes:
+        whole = self._whole
+        if whole is None:
+            whole = (self.base.y.copy(), self.base.u.copy(), self.base.v.copy())
+            self.draw_onto(whole)
+            object.__setattr__(self, "_whole", whole)
+        return whole
+
+
+def places(box: Box) -> tuple[Place, Place, Place]:
+    """Where a box lies in each plane: its luma, and every chroma cell that it touches."""
+    x1, y1, x2, y2 = box
+    return np.s_[y1:y2, x1:x2], _cells(box), _cells(box)
+
+
+def _cells(box: Box) -> Place:
+    x1, y1, x2, y2 = box
+    return np.s_[y1 // 2 : (y2 + 1) // 2, x1 // 2 : (x2 + 1) // 2]
 
 
 def _pad(pixels: Pixels, pad: Box) -> Pixels:
