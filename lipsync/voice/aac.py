@@ -45,6 +45,8 @@ class AacEncoder:
         self._context.format = "fltp"
         self._context.time_base = Fraction(1, rate)
         self._context.bit_rate = {1: 96_000, 2: 160_000}.get(channels, 64_000 * channels)
+        # WHY: at these bit rates nearer to real recordings than the default coder, for less than half its work
+        self._context.options = {"aac_coder": "fast"}
         self._context.open()
         # low rates allow less than was asked for: the context knows what it will use
         self.format = AudioFormat(rate, name, self._context.extradata or b"", self._context.bit_rate or 0)
