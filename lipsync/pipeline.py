@@ -178,7 +178,7 @@ async def _tasks(
     face: FaceInput, timeline: Timeline, heard: Heard, track: FaceTrack, tuning: Tuning
 ) -> AsyncGenerator[SegmentTask, None]:
     """Each segment with what it needs, as soon as it was heard and its face was found."""
-    longest = tuning.longest_segment(face.width, face.height)
+    longest = tuning.segment_frames[-1] if timeline.is_still else tuning.longest_segment(face.width, face.height)
     cutter = SegmentCutter(timeline, face.index, tuning=tuning, longest=longest)
     while await heard.more():
         track.expect(heard.frames_heard, total=heard.frame_count)

@@ -27,8 +27,8 @@ class Tuning:
     """How work is cut and how much of it is under way at once. Never changes a frame, only when it is made."""
 
     segment_frames: tuple[int, ...] = (8, 24, 64, 128)
-    segment_bytes: int = 192_000_000  # of decoded frames that one segment may hold
-    window: int = 8  # segments of one request in flight
+    segment_bytes: int = 96_000_000  # of decoded frames that one segment may hold
+    window: int = 8  # segments of one request in flight; as many segments' frames are held at most
     shortest_chunk: int = 25  # source frames that the first detection call looks at; then more, up to …
     longest_chunk: int = 400
     waste: Fraction = Fraction(1, 10)  # frames decoded twice, per frame put out, for the sake of parallel work

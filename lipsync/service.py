@@ -54,8 +54,9 @@ class LipsyncService:
     Without ``checkpoint_path`` the packaged default is used; a ``Wav2Lip`` module that is already built will do too.
     ``device`` is "auto" (CUDA where there is one), "cuda", "cuda:1" or "cpu". ``use_fp16``, ``amp_dtype`` and
     ``use_compile`` act on CUDA; a CPU computes in fp32. ``wav2lip_batch_size`` defaults to 512 on CUDA and to what
-    measured best on a CPU. ``yunet_path`` defaults to the file that was pulled, if any. ``cache_entries``
-    bounds what is remembered of face inputs, by content and options, never by file name.
+    measured best on a CPU. ``workers`` threads (one per core) do the CPU work. ``yunet_path`` defaults to the file
+    that was pulled, if any. ``cache_entries`` bounds what is remembered of face inputs, by content and options, never
+    by file name.
 
     Raises CheckpointError and its kin, DeviceUnavailable.
     """
@@ -80,7 +81,8 @@ class LipsyncService:
         tuning: Tuning | None = None,
     ) -> None:
         self.limits = limits or Limits()
-        self._tuning = tuning or Tuning()
+        workers = workers or os.cpu_count() or 1
+        self._tuning = tuning or Tuning(window=min(Tuning().window, workers + 1))
         model, self.checkpoint_note = _load(checkpoint_path, trust_torchscript=trust_torchscript)
         self.engine = Engine(
             model,
@@ -97,7 +99,7 @@ class LipsyncService:
             create_detector=partial(
                 detector_from_files, yunet_path, s3fd_path, self.engine.info.device, face_det_batch_size
             ),
-            workers=workers or os.cpu_count() or 1,
+            workers=workers,
             cache_entries=cache_entries,
         )
 
