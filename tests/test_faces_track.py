@@ -368,3 +368,21 @@ def test_the_face_at_a_point_is_found_again_in_place_after_a_cut_away() -> None:
         track = track_of(anchors, 61, cuts=(20, 40), face_choice="point", face_point=(400, 100, time_s))
         assert {centre(box)[0] for box in track[:20] + track[40:]} == {400}
         assert set(track[20:40]) == {NO_BOX}
+
+
+@pytest.mark.parametrize(
+    "choice", [{"face_choice": "index", "face_index": 0}, {"face_choice": "point", "face_point": (100.0, 100.0, 0.0)}]
+)
+def test_someone_in_sight_all_along_does_not_become_the_face_that_is_gone_by_passing_its_place(
+    choice: dict[str, Any],
+) -> None:
+    def seen(n: int) -> list[Detection]:
+        walker = face(500 - 2 * n, 125)
+        if 100 <= n < 120:
+            return []  # the walker, too, goes unseen for a moment
+        return [face(100, 100), walker] if n < 25 or n >= 300 else [walker]
+
+    track = track_of(every(5, 351, seen), 351, **choice)
+    assert all(centre(box) == (100, 100) for box in track[:20])
+    assert set(track[30:295]) == {NO_BOX}, "around frame 200 the walker stands half over its place"
+    assert all(centre(box) == (100, 100) for box in track[300:]), "and the face itself is known again"

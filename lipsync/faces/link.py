@@ -18,6 +18,8 @@ MOST_DISTANCE = 2.0
 MOST_GROWTH = 2.5
 MOST_GROWTH_APART = 1.5
 """From one look to the next a face may become this many times larger or smaller; less if it no longer overlaps."""
+MOST_OTHERS = 64
+"""So many faces are told from the one that is followed; those seen longest ago are forgotten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,14 @@ class Seen:
                 taken.add(j)
         return faces[found[0]] if 0 in found else None
 
+    def without(self, faces: Sequence[Detection]) -> Seen:
+        """This face, which is not among ``faces``: all of those are others, as are those who went unseen meanwhile.
+
+        So whoever was in sight all along does not become this face by walking to where it was.
+        """
+        unseen = tuple(old for old in self.others if not any(_may_become(old, new) for new in faces))
+        return Seen(self.face, (*faces, *unseen)[:MOST_OTHERS], self.link)
+
     def find_in_place(self, faces: Sequence[Detection]) -> Detection | None:
         """The face that overlaps this one most, whoever it is."""
         in_place = [face for face in faces if overlap_of(self.face, face) >= LEAST_OVERLAP]
@@ -174,10 +184,15 @@ class FollowChosen:
 
     def _settle(self) -> list[Linked]:
         """The next unsure anchors that are now certain; none if more must be seen."""
-        if self._last is not None and not self._is_lost(self._last):
-            return self._follow(self._last)
-        if self._last is not None and not self._gives_up:
-            return self._follow(self._last) or [self._without_face(anchor) for anchor in self._unsure]
+        if self._last is not None:
+            found, last = self._search(self._last)
+            if found:
+                return found
+            if not self._gives_up:
+                self._last = last
+                return [self._without_face(anchor) for anchor in self._unsure]
+            if self._unsure[-1].time_s - self._last_time_s <= GAP_S:
+                return []
         first = self._unsure[0]
         face = self._choose(first.faces)
         self._last = None
@@ -186,16 +201,14 @@ class FollowChosen:
         self._link += 1
         return [self._with_face(first, face)]
 
-    def _is_lost(self, last: Seen) -> bool:
-        seen_again = any(last.find(anchor.faces) for anchor in self._unsure)
-        return not seen_again and self._unsure[-1].time_s - self._last_time_s > GAP_S
-
-    def _follow(self, last: Seen) -> list[Linked]:
+    def _search(self, last: Seen) -> tuple[list[Linked], Seen]:
+        """The unsure anchors up to the one that shows the face again, or none and what was learnt of the others."""
         for i, anchor in enumerate(self._unsure):
             face = last.find(anchor.faces)
             if face is not None:
-                return [*map(self._without_face, self._unsure[:i]), self._with_face(anchor, face)]
-        return []
+                return [*map(self._without_face, self._unsure[:i]), self._with_face(anchor, face)], last
+            last = last.without(anchor.faces)
+        return [], last
 
     def _with_face(self, anchor: Anchor, face: Detection) -> Linked:
         self._last, self._last_time_s = Seen.at(anchor, face, link=self._link), anchor.time_s
@@ -268,5 +281,8 @@ def _go_back(anchors: Sequence[Anchor], last: Seen, *, cut: bool) -> list[Linked
 def _find_again(last: Seen, anchor: Anchor, *, link: int) -> tuple[Seen, Linked]:
     """Within a scene (a link) the face is followed; in another scene only its place counts."""
     face = last.find(anchor.faces) if link == last.link else last.find_in_place(anchor.faces)
-    seen = last if face is None else Seen.at(anchor, face, link=link)
+    if face is not None:
+        seen = Seen.at(anchor, face, link=link)
+    else:
+        seen = last.without(anchor.faces) if link == last.link else last
     return seen, Linked(anchor.frame, anchor.time_s, face, link)
