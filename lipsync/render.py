@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
 from typing import Protocol, TypeVar
@@ -34,7 +34,7 @@ from lipsync.core import (
 )
 from lipsync.errors import NoVideoStream
 from lipsync.flow import call, stoppable
-from lipsync.media.decode import FrameReader, Geometry
+from lipsync.media.decode import FrameReader, Geometry, StillCell
 from lipsync.media.picture import Picture
 from lipsync.media.source import Blob
 from lipsync.options import Limits, Options
@@ -80,6 +80,7 @@ class FaceInput:
     geometry: Geometry
     width: int
     height: int
+    still: StillCell = field(default_factory=StillCell, compare=False, repr=False)
 
     @classmethod
     def of(cls, blob: Blob, info: MediaInfo, index: Index, geometry: Geometry) -> FaceInput:
@@ -101,7 +102,7 @@ class FaceInput:
         return self.info.video
 
     def open(self, limits: Limits) -> FrameReader:
-        return FrameReader(self.blob, self.info, self.index, geometry=self.geometry, limits=limits)
+        return FrameReader(self.blob, self.info, self.index, geometry=self.geometry, limits=limits, still=self.still)
 
 
 @dataclass(slots=True)

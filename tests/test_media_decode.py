@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import pickle
 import threading
 import warnings
 from fractions import Fraction
@@ -21,7 +22,7 @@ from media_factory import audio_bytes, image_bytes, numbered, read_number, strea
 
 from lipsync.core import U8, Color
 from lipsync.errors import DecodeTimeout, LipsyncError, NoVideoStream, TruncatedMedia, UnreadableMedia
-from lipsync.media.decode import FrameReader, Geometry, small_size
+from lipsync.media.decode import FrameReader, Geometry, StillCell, small_size
 from lipsync.media.index import build_index
 from lipsync.media.probe import probe_face, probe_voice
 from lipsync.media.source import Blob
@@ -150,6 +151,19 @@ def test_a_still_is_one_picture_for_every_request() -> None:
         pictures = [next(reader.read([0])) for _ in range(5)]
         assert all(picture is pictures[0] for picture in pictures)
         assert reader.decoded_count == 1
+
+
+def test_readers_that_share_a_cell_prepare_a_still_once_and_a_pickled_cell_is_empty() -> None:
+    blob = Blob.of(image_bytes(), limit_bytes=10**9)
+    info = probe_face(blob, LIMITS)
+    index, cell = build_index(blob, info, LIMITS), StillCell()
+    shown, counts = [], []
+    for shared in (cell, cell, pickle.loads(pickle.dumps(cell))):
+        with FrameReader(blob, info, index, limits=LIMITS, still=shared) as reader:
+            shown.append(next(reader.read([0])))
+            counts.append(reader.decoded_count)
+    assert shown[0] is shown[1] is not shown[2]
+    assert counts == [1, 0, 1]
 
 
 def test_numbers_must_ascend_and_exist() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -17,7 +18,7 @@ from lipsync.media.still import AnimationReader, decode_still
 from lipsync.media.video import VideoFrames
 from lipsync.options import Limits
 
-__all__ = ["FrameReader", "Geometry", "small_size"]
+__all__ = ["FrameReader", "Geometry", "StillCell", "small_size"]
 
 
 def small_size(width: int, height: int, max_side: int) -> tuple[int, int]:
@@ -26,11 +27,29 @@ def small_size(width: int, height: int, max_side: int) -> tuple[int, int]:
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
+class StillCell:
+    """Where the readers of one image keep its picture, so that it is prepared once. Pickles without the picture."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._picture: Picture | None = None
+
+    def picture(self, prepare: Callable[[], Picture]) -> Picture:
+        """The picture that is kept; the first caller prepares it while others wait."""
+        with self._lock:
+            if self._picture is None:
+                self._picture = prepare()
+            return self._picture
+
+    def __reduce__(self) -> tuple[type[StillCell], tuple[()]]:
+        return StillCell, ()
+
+
 class FrameReader:
     """The frames of one face input, in pictures or small. A context manager, for one thread at a time.
 
     Between calls the decoder stays where it is, and the last picture is kept: reading on costs no seek, and a
-    still is decoded once.
+    still is decoded once: for all readers that are given the same ``still`` cell.
     """
 
     def __init__(
@@ -42,6 +61,7 @@ class FrameReader:
         geometry: Geometry | None = None,
         limits: Limits,
         threads: int = 1,
+        still: StillCell | None = None,
     ) -> None:
         if info.video is None:
             raise NoVideoStream("The face input has no picture. Send an image or a video as the face.")
@@ -52,7 +72,7 @@ class FrameReader:
         self._clock = WorkClock(limits.wall_clock_s(info.video.duration_s))
         self._frames: _Frames
         if info.kind == "image":
-            self._frames = _StillFrames(blob, info.container, limits)
+            self._frames = _StillFrames(blob, info.container, limits, still or StillCell())
         elif info.kind == "animation":
             reader = AnimationReader(blob, info.container, limits, clock=self._clock)
             self._frames = _AnimationFrames(reader, info.video, geometry)
@@ -121,22 +141,23 @@ class _Frames(Protocol):
 class _StillFrames:
     """The one picture of an image, prepared at its first use."""
 
-    def __init__(self, blob: Blob, format: str, limits: Limits) -> None:
+    def __init__(self, blob: Blob, format: str, limits: Limits, cell: StillCell) -> None:
         self._blob, self._format, self._limits = blob, format, limits
-        self._picture: Picture | None = None
+        self._cell = cell
         self.decoded_count = 0
 
     def picture(self, number: int) -> Picture:
-        if self._picture is None:
-            self._picture = Picture.from_bgr(decode_still(self._blob, self._format, self._limits))
-            self.decoded_count = 1
-        return self._picture
+        return self._cell.picture(self._prepare)
+
+    def _prepare(self) -> Picture:
+        self.decoded_count = 1
+        return Picture.from_bgr(decode_still(self._blob, self._format, self._limits))
 
     def small(self, number: int, size: tuple[int, int]) -> U8:
         return shrink(self.picture(number).bgr(), size)
 
     def close(self) -> None:
-        self._picture = None
+        self._cell = StillCell()
 
 
 class _AnimationFrames:

@@ -97,14 +97,13 @@ class Picture:
         """How much of each chroma cell is replaced, or None where all of every cell is."""
         _, _, x2, y2 = box
         past = (0, pad[1] if y2 == self.height else 0, 0, pad[3] if x2 == self.width else 0)
-        inside = tuple(edge - beyond for edge, beyond in zip(pad, past, strict=True))
+        inside = (pad[0], pad[1] - past[1], pad[2], pad[3] - past[3])
         if alpha is None:
             if not any(inside):
                 return None
             alpha = np.ones((y2 - box[1], x2 - box[0]), np.float32)
         weights = _pad(np.asarray(alpha, np.float32), past)  # beyond the picture's own edge nothing is left uncovered
-        top, bottom, left, right = inside
-        return _halve(np.pad(weights, ((top, bottom), (left, right))))
+        return _halve(cast(F32, cv2.copyMakeBorder(weights, *inside, cv2.BORDER_CONSTANT, value=0.0)))
 
 
 class Patched(Picture):
@@ -170,9 +169,7 @@ def _cells(box: Box) -> Place:
 
 def _pad(pixels: Pixels, pad: Box) -> Pixels:
     """Edge pixels repeated at top, bottom, left, right."""
-    top, bottom, left, right = pad
-    around = ((top, bottom), (left, right), (0, 0))[: pixels.ndim]
-    return cast(Pixels, np.pad(pixels, around, mode="edge")) if any(pad) else pixels
+    return cast(Pixels, cv2.copyMakeBorder(pixels, *pad, cv2.BORDER_REPLICATE)) if any(pad) else pixels
 
 
 def _halve(pixels: Pixels) -> Pixels:
