@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from lipsync.faces.detector import Detector, DetectorName, create_detector
 from lipsync.local import LocalStages
 from lipsync.media.source import Blob
 from lipsync.options import Limits, Options
-from lipsync.pipeline import Job
+from lipsync.pipeline import Job, Progress
 from lipsync.voice.voice import Waveform
 from lipsync.weights import find as find_weights
 
@@ -32,6 +33,7 @@ def find_track(
     yunet_path: str | os.PathLike[str] | None = None,
     s3fd_path: str | os.PathLike[str] | None = None,
     device: str = "cpu",
+    progress: Callable[[Progress], None] | None = None,
 ) -> str:
     """The face's box in every source frame, as the JSON text that ``Options.boxes`` comes from; no generator needed.
 
@@ -44,7 +46,7 @@ def find_track(
     detector = partial(detector_from_files, yunet_path, s3fd_path, device, 16)
     stages = LocalStages(_NoGenerator(), create_detector=detector, workers=2, cache_entries=0)
     try:
-        return asyncio.run(pipeline.find_track(job, stages))
+        return asyncio.run(pipeline.find_track(job, stages, progress=progress))
     finally:
         stages.close()
 

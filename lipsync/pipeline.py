@@ -136,17 +136,20 @@ async def synchronise(
         report.total_s = time.perf_counter() - started
 
 
-async def find_track(job: Job, stages: Stages, *, tuning: Tuning | None = None) -> str:
+async def find_track(
+    job: Job, stages: Stages, *, tuning: Tuning | None = None, progress: Callable[[Progress], None] | None = None
+) -> str:
     """The face's box in every source frame, as JSON text; see ``lipsync.faces.given``. Raises NoFace."""
-    tuning = tuning or Tuning()
+    tuning, tell = tuning or Tuning(), progress or (lambda _: None)
     face = await stages.open_face(job)
     timeline = Timeline(face.index, face.video, job.options, is_image=face.is_image, limits=job.limits)
+    total = 1 if timeline.is_still else len(face.index)
     track = FaceTrack(
         job.options,
         face,
         timeline,
         detect=lambda chunks: stages.detect(job, face, chunks),
-        looked_at=lambda _: None,
+        looked_at=lambda n: tell(Progress("detect", n, total)),
         tuning=tuning,
     )
     try:

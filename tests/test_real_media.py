@@ -1,6 +1,7 @@
 """Real faces and real voices through the whole library and back: a clip, a painting, a street; skips without them."""
 
 import io
+import json
 import wave
 from collections.abc import Iterator
 from itertools import pairwise
@@ -13,6 +14,7 @@ import pytest
 
 from lipsync.compose import crop_face, paste
 from lipsync.core import Detection
+from lipsync.detection import find_track
 from lipsync.faces.detector import create_detector
 from lipsync.faces.overlap import overlap_of
 from lipsync.media.decode import FrameReader, Geometry
@@ -146,6 +148,13 @@ def test_a_real_face_speaks_in_its_place_and_all_else_stays(service, assets, det
         assert centres == sorted(centres) and centres[0] < 400 and centres[-1] > 1400, (
             "she who crosses before the others"
         )
+
+
+def test_someone_far_away_who_was_chosen_is_not_another_after_being_hidden(assets):
+    options = Options(detector="yunet", face_choice="index", face_index=2)
+    boxes = json.loads(find_track(assets / STREET, options, yunet_path=assets / YUNET))["boxes"]
+    assert all(boxes[:25]) and not any(boxes[40:]), "from then on others, in front, hide him"
+    assert all(box[2] - box[0] < 60 for box in boxes if box), "nobody nearer takes his place"
 
 
 @pytest.mark.parametrize("mode", ["loop", "bounce"])

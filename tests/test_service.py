@@ -4,6 +4,7 @@ import io
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import cv2
 import numpy as np
 import pytest
 
@@ -183,6 +184,18 @@ def test_boxes_out_are_boxes_in(service, short_voice, tmp_path):
     service.process(demo_face(), short_voice, frame_sink=found.append)
     service.process(demo_face(), short_voice, frame_sink=given.append, options=Options(boxes=track.boxes))
     assert all((a == b).all() for a, b in zip(found, given, strict=True))
+
+
+def test_looking_for_a_face_tells_how_far_it_has_come():
+    told = []
+    find_track(video_of_the_packaged_face(frames=60), progress=told.append)
+    assert {step.stage for step in told} == {"detect"} and {step.total for step in told} == {60}
+    assert [step.done for step in told] == sorted(step.done for step in told) and told[-1].done == 60
+
+
+def video_of_the_packaged_face(frames: int) -> bytes:
+    still = cv2.resize(cv2.imdecode(np.frombuffer(demo_face(), np.uint8), cv2.IMREAD_COLOR), (320, 180))
+    return video_bytes(frames=frames, size=(320, 180), draw=lambda number, width, height: still)
 
 
 def test_no_checkpoint_and_none_packaged_says_what_to_do(monkeypatch):

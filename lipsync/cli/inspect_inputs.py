@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from lipsync.cli.parameters import names_in, takes_options
+from lipsync.cli.run import ProgressBar
 from lipsync.errors import OutputError
 from lipsync.options import Limits, Options
 
@@ -45,7 +46,8 @@ def detect(
     """Find the face in every source frame and write its boxes as JSON, as `lipsync run --boxes` reads them."""
     from lipsync.detection import find_track
 
-    text = find_track(face, options, yunet_path=yunet, s3fd_path=s3fd)
+    with ProgressBar(quiet=False) as bar:
+        text = find_track(face, options, yunet_path=yunet, s3fd_path=s3fd, progress=bar)
     if output is None:
         print(text)
         return

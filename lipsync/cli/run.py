@@ -93,7 +93,7 @@ class ProgressBar:
         self._bar = Progress(
             SpinnerColumn(),
             TextColumn("{task.description:<17}"),
-            BarColumn(),
+            BarColumn(bar_width=22),  # all in one line of 80 columns
             _Frames(),
             TimeRemainingColumn(),
             console=console,
@@ -119,4 +119,5 @@ class ProgressBar:
 class _Frames(ProgressColumn):
     def render(self, task: Task) -> Text:
         total = "?" if task.total is None else f"{task.total:.0f}"
-        return Text(f"{task.completed:.0f}/{total} frames, {task.speed or 0:.0f} frames/s")
+        speed = "" if task.speed is None else f", {task.speed:.0f} frames/s"
+        return Text(f"{task.completed:.0f}/{total}{speed}", no_wrap=True)
