@@ -22,9 +22,10 @@ check: $(STAMP)               ## format, lint and types; writes nothing
 fix: $(STAMP)                 ## apply formatting and the linter's safe fixes
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+	$(BIN)/python docs/generate.py
 
 bench: $(STAMP)               ## measure, and write docs/benchmarks.json and docs/benchmarks.md
-	$(BIN)/python -m tests.bench
+	$(BIN)/python -m benchmarks
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info demo.mp4 demo.png

@@ -97,8 +97,9 @@ def draw_label(picture: Picture) -> Picture:
     x, y = _label_margin(picture.height), picture.height - _label_margin(picture.height) - height
     plate = np.where(mask[..., None] > 0, np.uint8(255), np.uint8(0)).repeat(3, axis=2)
     alpha = np.where(mask > 0, np.float32(0.9), np.float32(0.45))
-    x2, y2 = min(picture.width, x + width), max(0, y) + height
-    return picture.with_patch((x, max(0, y), x2, y2), plate[:, : x2 - x], alpha[:, : x2 - x])
+    x2, y1, y2 = min(picture.width, x + width), max(0, y), min(picture.height, max(0, y) + height)
+    part = np.s_[: y2 - y1, : x2 - x]
+    return picture.with_patch((x, y1, x2, y2), np.ascontiguousarray(plate[part]), np.ascontiguousarray(alpha[part]))
 
 
 def _label_margin(height: int) -> int:

@@ -25,7 +25,8 @@
     │   ├── DeviceUnavailable         device_unavailable
     │   ├── DeviceOutOfMemory         device_out_of_memory
     │   └── NonFiniteOutput           output_not_finite
-    └── OutputError                   output_error
+    ├── OutputError                   output_error
+    └── Closed                        closed
 
 Each takes exactly one positional ``detail``, a sentence that says what is wrong and what to do, so that an
 error survives pickling between processes. HTTP status codes live in the server, not here.
@@ -200,6 +201,12 @@ class OutputError(LipsyncError, OSError):
 
     def __str__(self) -> str:
         return self.detail
+
+
+class Closed(LipsyncError):
+    """The service was closed before or while the request ran."""
+
+    slug = "closed"
 
 
 def all_errors() -> list[type[LipsyncError]]:

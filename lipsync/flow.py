@@ -8,17 +8,12 @@ from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Itera
 from concurrent.futures import Executor
 from contextlib import aclosing
 from functools import partial
-from typing import Generic, TypeVar
+from typing import Generic, NoReturn, TypeVar
+
+from lipsync.errors import Closed
 
 A = TypeVar("A")
 B = TypeVar("B")
-
-
-class _End:
-    """The last entry of a queue: the source ended, or failed."""
-
-    def __init__(self, error: BaseException | None) -> None:
-        self.error = error
 
 
 class Ahead(Generic[B]):
@@ -28,30 +23,40 @@ class Ahead(Generic[B]):
     """
 
     def __init__(self, source: AsyncGenerator[B, None], *, ahead: int) -> None:
-        self._queue: asyncio.Queue[B | _End] = asyncio.Queue(maxsize=ahead)
+        self._queue: asyncio.Queue[B] = asyncio.Queue(maxsize=ahead)
         self._task = asyncio.create_task(self._drive(source))
+        self._has_ended = False
 
     async def _drive(self, source: AsyncGenerator[B, None]) -> None:
-        end = _End(None)
-        try:
+        async with aclosing(source):
             async for item in source:
                 await self._queue.put(item)
-        except Exception as error:
-            end = _End(error)
-        finally:
-            await source.aclose()
-        await self._queue.put(end)
 
     def __aiter__(self) -> Ahead[B]:
         return self
 
     async def __anext__(self) -> B:
-        item = await self._queue.get()
-        if isinstance(item, _End):
-            self._queue = asyncio.Queue()
-            self._queue.put_nowait(_End(None))
-            raise item.error or StopAsyncIteration
-        return item
+        if self._queue.empty() and not self._task.done():
+            getting = asyncio.ensure_future(self._queue.get())
+            try:
+                await asyncio.wait({getting, self._task}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                if not getting.done():
+                    getting.cancel()
+            if getting.done() and not getting.cancelled():
+                return getting.result()
+        if not self._queue.empty():
+            return self._queue.get_nowait()
+        return self._end()
+
+    def _end(self) -> NoReturn:
+        """The source has ended: raise its error, once, or StopAsyncIteration."""
+        if self._has_ended:
+            raise StopAsyncIteration
+        self._has_ended = True
+        if self._task.cancelled():
+            raise Closed("The work was stopped from outside before it was done. Send the request again.")
+        raise self._task.exception() or StopAsyncIteration
 
     async def aclose(self) -> None:
         self._task.cancel()
@@ -113,12 +118,18 @@ async def in_order(
 
 
 async def call(executor: Executor, work: Callable[[], B], *, stop: threading.Event | None = None) -> B:
-    """Run ``work`` on a thread. A cancelled caller sets ``stop`` and waits for the thread, so that whatever the work
-    uses may be closed afterwards."""
-    future = asyncio.get_running_loop().run_in_executor(executor, work)
+    """Run ``work`` on a thread. A cancelled caller takes back work that has not begun; else it sets ``stop`` and waits
+    for the thread, so that whatever the work uses may be closed afterwards. Raises Closed after a shutdown."""
+    try:
+        job = executor.submit(work)
+    except RuntimeError as error:
+        raise Closed("The service was closed. Make a new one.") from error
+    future = asyncio.wrap_future(job)
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:
+        if job.cancel():
+            raise
         if stop is not None:
             stop.set()
         await asyncio.wait([future])

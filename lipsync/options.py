@@ -6,6 +6,7 @@ Every field carries its help text; the docs' tables, the command line and the se
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -90,6 +91,9 @@ class Options:
     boxes: tuple[FourInts | None, ...] | None = _option(
         None, "x1 y1 x2 y2 (or null) per source frame, as lipsync detect writes them"
     )
+    boxes_size: tuple[int, int] | None = _option(
+        None, "width height of the frames that boxes were made for; checked against the face input"
+    )
     pads: FourInts = _option((0, 10, 0, 0), "top bottom left right, pixels added to the detected face")
     nosmooth: bool = _option(False, "do not smooth boxes over time")
     static: bool = _option(False, "use only the first frame of a video")
@@ -147,6 +151,7 @@ class Options:
             raise InvalidOption(f"crop must be top bottom left right, each at least -1, not {self.crop}.")
 
 
+_RATE = re.compile(r"\d{1,7}(\.\d{1,9})?(/\d{1,7})?")
 Precision = Literal["fp32", "fp16", "bf16"]
 
 
@@ -210,9 +215,11 @@ def parse_fps(value: Any) -> Fraction:
     """
     if isinstance(value, bool):
         raise TypeError("not a number")
+    if isinstance(value, str) and not _RATE.fullmatch(value):
+        raise ValueError("not a number or N/D")  # Fraction("1e999999999") would compute for ever
     rate = Fraction(value) if isinstance(value, int | Fraction | str) else Fraction(str(float(value)))
-    if rate <= 0:
-        raise ValueError("must be above zero")
+    if not 0 < rate < 1_000_000:
+        raise ValueError("must be above zero and reasonable")
     ntsc = Fraction(round(rate) * 1000, 1001)
     return ntsc if abs(rate - ntsc) < Fraction(1, 200) and rate.denominator != 1 else rate.limit_denominator(100_000)
 

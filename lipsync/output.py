@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 
 from lipsync.core import Fragment
@@ -13,31 +14,42 @@ from lipsync.media.mp4 import FragmentJoiner, write_progressive
 
 
 async def stream_bytes(fragments: AsyncGenerator[Fragment, None]) -> AsyncGenerator[bytes, None]:
-    """A fragmented mp4 as it is made: the first bytes come with the first segment."""
+    """A fragmented mp4 as it is made: the first bytes come with the first segment. Closing it closes ``fragments``."""
     joiner = FragmentJoiner()
-    async for fragment in fragments:
-        yield joiner.feed(fragment.data)
+    async with aclosing(fragments):
+        async for fragment in fragments:
+            yield joiner.feed(fragment.data)
 
 
 async def write_file(fragments: AsyncGenerator[Fragment, None], output_path: str | os.PathLike[str]) -> None:
-    """A progressive mp4 with its index at the front, at ``output_path``, whole or not at all.
+    """A progressive mp4 with its index at the front, at ``output_path``, whole or not at all; closes ``fragments``.
 
     Fragments are gathered in a temporary folder beside the output, which is removed in any case.
     Raises OutputError where the place cannot be written.
     """
     target = Path(output_path)
-    if target.is_dir():
-        raise OutputError(f"{target} is a folder. Give the name of a file to write.")
-    try:
-        with tempfile.TemporaryDirectory(prefix=".lipsync-", dir=target.parent) as folder:
-            spool = Path(folder) / "fragments.mp4"
-            with spool.open("wb") as file:
-                async for data in stream_bytes(fragments):
+    async with aclosing(stream_bytes(fragments)) as stream:
+        if target.is_dir():
+            raise OutputError(f"{target} is a folder. Give the name of a file to write.")
+        with _writing(target):
+            folder = tempfile.TemporaryDirectory(prefix=".lipsync-", dir=target.parent)
+        with folder as place:
+            spool = Path(place) / "fragments.mp4"
+            async for data in stream:
+                with _writing(target), spool.open("ab") as file:
                     file.write(data)
-            write_progressive(spool, target)
+            with _writing(target):
+                write_progressive(spool, target)
+
+
+@contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    """What the system says of the place becomes an OutputError; what the pipeline says is left alone."""
+    try:
+        yield
+    except OutputError:
+        raise
     except OSError as error:
-        if isinstance(error, OutputError):
-            raise
         raise OutputError(
             f"Cannot write {target}: {error.strerror or error}. Choose a writable place with room."
         ) from error

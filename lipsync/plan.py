@@ -43,6 +43,8 @@ class Span:
 
     at_least: Fraction | None = None
     at_most: Fraction | None = None
+    ahead: Fraction = Fraction(0)
+    """How much further than that the mouth hears, on top of a mel window."""
 
 
 class Timeline:
@@ -82,7 +84,7 @@ class Timeline:
         if self.is_still:
             return Span()
         if self.options.sync_mode == "cut_off":
-            return Span(at_most=clip)
+            return Span(at_most=clip, ahead=max(Fraction(0), self._shift))
         return Span(at_least=clip) if self.options.sync_mode == "silence" else Span()
 
     def frame_count(self, duration: Fraction, columns: int) -> int:

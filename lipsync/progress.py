@@ -166,7 +166,8 @@ class FaceTrack:
     async def _look_further(self) -> None:
         size = (self._face.width, self._face.height)
         if self._options.box is not None or self._options.boxes is not None:
-            self._boxes = given_track(self._lenient, self._frame_count, size, self._face.index)
+            count = 1 if self._timeline.is_still else len(self._face.index)
+            self._boxes = given_track(self._lenient, count, size, self._face.index)[: self._frame_count]
             return
         if self._detections is None:
             self._tracker = Tracker(self._frame_count, size, self._face.index, self._lenient)

@@ -32,7 +32,7 @@ from lipsync.core import (
     SegmentTask,
     VideoInfo,
 )
-from lipsync.errors import NoVideoStream
+from lipsync.errors import EngineError, NoVideoStream
 from lipsync.flow import call, stoppable
 from lipsync.media.decode import FrameReader, Geometry, StillCell
 from lipsync.media.picture import Picture
@@ -163,6 +163,7 @@ class Renderer:
         if len(crop_index):
             first = replace(claim, first_frame=task.segment.first_frame + int(boxed[0]))
             patches = await self._generator.generate(crops, crop_index, task.mel, task.mel_starts[boxed], claim=first)
+            _check_patches(patches, len(crop_index))
         generated = time.perf_counter()
         timings = {"decode": decoded - started, "crop": cropped - decoded, "generate": generated - cropped}
         return _Prepared(task, pictures, patches, timings)
@@ -182,6 +183,14 @@ class Renderer:
         )
         timings = prepared.timings_s | {"paste": clock.spent_s, "encode": time.perf_counter() - started - clock.spent_s}
         return Fragment(task.segment.number, task.segment.first_frame, len(task.segment), data, timings)
+
+
+def _check_patches(patches: U8, count: int) -> None:
+    """What comes back may come from another process."""
+    if patches.shape != (count, 96, 96, 3) or patches.dtype != np.uint8:
+        raise EngineError(
+            f"The generator answered {patches.dtype} {patches.shape} for {count} frames; (n, 96, 96, 3) uint8 was due."
+        )
 
 
 class _Clock:

@@ -111,7 +111,7 @@ def test_a_label_stands_in_the_corner_and_nowhere_else():
     assert changed[:, 0].min() > 300 and changed[:, 1].max() < 250
 
 
-@pytest.mark.parametrize("size", [(64, 64), (65, 71), (4096, 64)])
+@pytest.mark.parametrize("size", [(64, 64), (65, 71), (4096, 64), (20, 11), (5, 90)])
 def test_a_label_fits_every_size(size):
     assert draw_label(picture(*size)).y.shape == (size[1], size[0])
 

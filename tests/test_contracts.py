@@ -75,7 +75,7 @@ def test_the_docs_that_are_made_from_the_code_are_up_to_date():
         {"box": (10, 5, 0, 9)}, {"box": (0, 5, -1, 9)}, {"box": (0, 5, 0, 9), "boxes": ((0, 0, 5, 5),)},
         {"face_choice": "point"}, {"detector": "none"}, {"crop": (0, -2, 0, 0)}, {"resize": (10, 100)},
         {"audio_offset_ms": float("nan")}, {"audio_offset_ms": 1e9}, {"detect_every": 0}, {"boxes": ((1, 2, 3),)},
-        {"resize_factor": 0}, {"encoder_threads": 0}, {"face_point": (1, 2)}, {"blend": None}, {"fps": "1/0"},
+        {"resize_factor": 0}, {"encoder_threads": 0}, {"face_point": (1, 2)}, {"blend": None}, {"fps": "1/0"}, {"fps": "1e999999999"}, {"fps": "1e400"}, {"fps": 10**400}, {"fps": "9" * 5000},
     ],
     ids=str,
 )  # fmt: skip

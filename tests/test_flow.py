@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lipsync.errors import Closed
 from lipsync.flow import Ahead, call, in_order, iterate, stoppable
 
 
@@ -203,3 +204,28 @@ async def test_a_long_step_ends_at_once_when_its_consumer_is_cancelled():
             await task
         assert time.perf_counter() - started < 1
     assert 0 < len(ticks) < 500
+
+
+async def test_work_that_has_not_begun_is_taken_back():
+    begun, ran = threading.Event(), []
+    with ThreadPoolExecutor(1) as executor:
+        first = asyncio.create_task(call(executor, lambda: begun.wait(5)))
+        second = asyncio.create_task(call(executor, lambda: ran.append(1)))
+        await asyncio.sleep(0.01)
+        second.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        begun.set()
+        assert await first
+    assert ran == []
+
+
+async def test_a_source_that_is_cancelled_from_outside_ends_in_an_error_and_not_in_silence():
+    async def cancelled():
+        yield 1
+        raise asyncio.CancelledError
+
+    ahead = Ahead(cancelled(), ahead=2)
+    assert await anext(ahead) == 1
+    with pytest.raises(Closed):
+        await asyncio.wait_for(anext(ahead), 2)

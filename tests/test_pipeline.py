@@ -3,8 +3,11 @@
 import asyncio
 import io
 import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from fractions import Fraction
+from functools import partial
 from math import ceil, floor
 from pathlib import Path
 
@@ -14,14 +17,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lipsync.core import Detection
-from lipsync.errors import FaceMissing, NoFace
+from lipsync.errors import Closed, EngineError, FaceMissing, NoFace, OutputError
+from lipsync.flow import call
 from lipsync.local import LocalStages
 from lipsync.media.decode import FrameReader, Geometry
 from lipsync.media.index import build_index
 from lipsync.media.probe import probe_face
 from lipsync.media.source import Blob
 from lipsync.options import Limits, Options
-from lipsync.output import read_bytes, stream_bytes
+from lipsync.output import read_bytes, stream_bytes, write_file
 from lipsync.pipeline import Job, Progress, Report, synchronise
 from lipsync.plan import Tuning
 from lipsync.voice.mel import mel_spectrogram
@@ -120,10 +124,10 @@ def test_frame_i_shows_and_hears_window_i_after_encoding_and_decoding_again(mode
     assert_shows_and_hears(mp4, sources=expected_sources(mode, size, total), starts=starts, heard=heard)
 
 
-@pytest.mark.parametrize("offset_ms", [-250.0, 120.0])
-def test_an_audio_offset_moves_what_the_mouth_hears_and_nothing_else(offset_ms):
-    voice = noise(1.0)
-    mp4 = run(video_bytes(frames=25, size=SIZE), voice, audio_offset_ms=offset_ms)
+@pytest.mark.parametrize(("offset_ms", "mode"), [(-250.0, "loop"), (120.0, "loop"), (400.0, "cut_off")])
+def test_an_audio_offset_moves_what_the_mouth_hears_and_nothing_else(offset_ms, mode):
+    voice = noise(2.0 if mode == "cut_off" else 1.0)
+    mp4 = run(video_bytes(frames=25, size=SIZE), voice, audio_offset_ms=offset_ms, sync_mode=mode)
     starts = [int(np.floor(80 * (Fraction(i, 25) + Fraction(offset_ms) / 1000))) for i in range(25)]
     assert_shows_and_hears(mp4, sources=list(range(25)), starts=starts, heard=voice)
 
@@ -378,3 +382,99 @@ def test_results_reach_a_file_a_stream_and_bytes_alike(tmp_path: Path):
     parts = pictures_of(asyncio.run(streamed()))
     assert len(whole) == len(parts) == 25
     assert all((a == b).all() for a, b in zip(whole, parts, strict=True)), "remuxing changes no picture"
+
+
+class Queueing(Copying):
+    """Draws one frame at a time on one thread, as a busy device does, and counts."""
+
+    def __init__(self):
+        self.device = ThreadPoolExecutor(1)
+        self.drawn = 0
+
+    async def generate(self, crops, crop_index, mel, mel_starts, **claim):
+        return await call(self.device, partial(self._draw, crops[crop_index]))
+
+    def _draw(self, patches):
+        for _ in patches:
+            time.sleep(0.005)
+            self.drawn += 1
+        return patches
+
+
+async def test_work_that_waits_for_the_device_is_taken_back_when_the_consumer_goes():
+    generator = Queueing()
+    local = stages(generator, workers=4)
+    job = Job(
+        Blob.of(video_bytes(frames=50, size=SIZE, gop=5), limit_bytes=10**8), noise(30.0), Options(box=BOX), LIMITS
+    )
+    stream = stream_bytes(synchronise(job, local, tuning=Tuning(segment_frames=(8, 50))))
+    await anext(stream)
+    before, started = generator.drawn, time.perf_counter()
+    await stream.aclose()
+    assert time.perf_counter() - started < 2
+    assert generator.drawn - before <= 50, "at most the segment that was on the device"
+    assert len(asyncio.all_tasks()) == 1, "at once, not when the garbage is collected"
+    generator.device.shutdown()
+    local.close()
+
+
+async def test_a_full_disk_is_said_and_stops_the_work(tmp_path, monkeypatch):
+    local = stages(Copying())
+    job = Job(Blob.of(video_bytes(frames=20, size=SIZE), limit_bytes=10**8), noise(20.0), Options(box=BOX), LIMITS)
+    fragments = synchronise(job, local)
+
+    def full(self, *args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(OutputError, match="No space left"):
+        await write_file(fragments, tmp_path / "x.mp4")
+    assert len(asyncio.all_tasks()) == 1
+    assert list(tmp_path.iterdir()) == []
+    local.close()
+
+
+@pytest.mark.parametrize(
+    "answer", [np.zeros((3, 50, 50, 3), np.uint8), np.zeros((3, 96, 96, 3)), np.zeros((1, 96, 96, 3), np.uint8)]
+)
+def test_an_answer_of_the_wrong_shape_is_an_error_of_the_engine(answer):
+    class Wrong(Copying):
+        async def generate(self, *arguments, **claim):
+            return answer
+
+    local = stages(Wrong())
+    job = Job(Blob.of(image_bytes(size=SIZE), limit_bytes=10**8), noise(0.5), Options(box=BOX), LIMITS)
+    with pytest.raises(EngineError, match="generator answered"):
+        asyncio.run(read_bytes(synchronise(job, local)))
+    local.close()
+
+
+def test_a_detector_that_breaks_or_answers_short_is_an_error_of_the_engine():
+    class Broken(ToldDetector):
+        def detect(self, frames):
+            raise ValueError("bad map")
+
+    class Short(ToldDetector):
+        def detect(self, frames):
+            return []
+
+    for detector in (Broken(), Short()):
+        local = LocalStages(Copying(), create_detector=lambda name, made=detector: made, workers=1)
+        job = Job(Blob.of(image_bytes(size=SIZE), limit_bytes=10**8), noise(0.5), Options(), LIMITS)
+        with pytest.raises(EngineError, match="detector told"):
+            asyncio.run(read_bytes(synchronise(job, local)))
+        local.close()
+
+
+def test_boxes_for_the_whole_clip_serve_a_shorter_voice_with_compat():
+    boxes = tuple((16, 120, 144, 236) for _ in range(50))
+    mp4 = run(video_bytes(frames=50, size=SIZE), noise(0.9), box=None, boxes=boxes, compat="reference")
+    assert 0 < len(pictures_of(mp4)) < 25
+
+
+def test_stages_that_were_closed_say_so():
+    local = stages(Copying())
+    local.close()
+    job = Job(Blob.of(image_bytes(size=SIZE), limit_bytes=10**8), noise(0.5), Options(box=BOX), LIMITS)
+    with pytest.raises(Closed, match="closed"):
+        asyncio.run(read_bytes(synchronise(job, local)))

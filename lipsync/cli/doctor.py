@@ -43,7 +43,7 @@ VIDEO_DECODERS = (
 
 
 def command(as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False) -> None:
-    """Say what this machine can do: devices, codecs, detectors, weights. Exit code 0 if a plain run would work."""
+    """Say what this machine can do: devices, codecs, detectors, weights. Exit code 0: a run with a checkpoint works."""
     facts = {
         "machine": _machine(),
         "packages": _packages(),

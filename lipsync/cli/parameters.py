@@ -62,7 +62,7 @@ def _parameters(names: frozenset[str]) -> list[inspect.Parameter]:
     hints = get_type_hints(Options)
     parameters = []
     for item, heading in _headed():
-        if item.name not in names:
+        if item.name not in names or item.name == "boxes_size":  # the file of boxes says it
             continue
         text = item.metadata["help"]
         hint, default = _cli_type(item.name, hints[item.name]), item.default
@@ -87,7 +87,8 @@ def _cli_type(name: str, hint: Any) -> Any:
 
 def _options(asked: dict[str, Any]) -> Options:
     if asked.get("boxes") is not None:
-        asked["boxes"] = tracks_from_json(_read(asked["boxes"])).boxes
+        given = tracks_from_json(_read(asked["boxes"]))
+        asked |= {"boxes": given.boxes, "boxes_size": (given.width, given.height)}
     return Options(**asked)
 
 

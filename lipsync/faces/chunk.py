@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from lipsync.core import F32, U8, Detection, Index
+from lipsync.errors import EngineError, LipsyncError
 from lipsync.faces.cut import is_cut, signature
 from lipsync.faces.detector import Detector
 from lipsync.options import Options
@@ -137,6 +138,19 @@ class _Looker:
         frames = list(self._waiting.values())
         height, width = frames[0].shape[:2]
         scale = self._size[0] / width, self._size[1] / height
-        for n, faces in zip(self._waiting, self._detector.detect(frames), strict=True):
+        for n, faces in zip(self._waiting, self._detected(frames), strict=True):
             self._found[n] = [face.scaled(*scale) for face in faces]
         self._waiting.clear()
+
+    def _detected(self, frames: list[U8]) -> list[list[Detection]]:
+        try:
+            found = self._detector.detect(frames)
+        except LipsyncError:
+            raise
+        except Exception as error:
+            raise EngineError(f"The face detector {self._detector.name} failed: {error}. Try another one.") from error
+        if len(found) != len(frames):
+            raise EngineError(
+                f"The face detector {self._detector.name} answered for {len(found)} of {len(frames)} frames."
+            )
+        return found

@@ -29,6 +29,11 @@ def given_track(options: Options, frame_count: int, size: tuple[int, int], index
     or the number of boxes is another; NoFace where all are null; FaceMissing.
     """
     frame_count = 1 if options.static else frame_count
+    if options.boxes_size not in (None, size):
+        raise InvalidBoxes(
+            f"The boxes are for frames of {_by(options.boxes_size)}, but the face input has {_by(size)}. Run lipsync "
+            "detect on this input, with the same resize_factor, rotate and crop."
+        )
     if options.box is not None:
         top, bottom, left, right = options.box
         rows: list[FourInts | None] = [(left, top, right, bottom)] * frame_count
@@ -42,6 +47,10 @@ def given_track(options: Options, frame_count: int, size: tuple[int, int], index
     if not missing.had_face:
         raise NoFace(f"All {frame_count} given boxes are null: there is no face to work on. Give at least one box.")
     return np.array(boxes, dtype=np.int32).reshape(-1, 4)
+
+
+def _by(size: tuple[int, int] | None) -> str:
+    return "×".join(map(str, size or ()))
 
 
 def _per_frame(options: Options, frame_count: int) -> list[FourInts | None]:
@@ -78,14 +87,6 @@ class GivenBoxes:
     height: int
     fps: Fraction
     boxes: tuple[FourInts | None, ...]
-
-    def check_matches(self, frame_count: int, size: tuple[int, int]) -> None:
-        """Raises InvalidBoxes where the file was made for another face input."""
-        if (self.width, self.height) != size or len(self.boxes) not in (1, frame_count):
-            raise InvalidBoxes(
-                f"The boxes are for {len(self.boxes)} frames of {self.width}×{self.height}, but the face input has "
-                f"{frame_count} of {size[0]}×{size[1]}. Run lipsync detect on this input, with the same geometry."
-            )
 
 
 def tracks_to_json(boxes: I32, *, size: tuple[int, int], fps: Fraction) -> str:

@@ -67,19 +67,20 @@ def voice_chunks(
     chunk_s: float = 10.0,
     at_least: Fraction | None = None,
     at_most: Fraction | None = None,
+    ahead: Fraction = Fraction(0),
 ) -> Iterator[VoiceChunk]:
     """The voice in order: a first chunk after about a second, then one every ``chunk_s``; memory is constant.
 
     ``info`` is what ``probe_voice`` says of a blob; None for a waveform. ``at_least`` and ``at_most`` (seconds) pad the
-    voice with silence and cut it; the mel of a voice that is cut goes on for ``HEARD_AHEAD_S``, because a mouth moves
-    ahead of its sound. A chunk's ``duration`` is how much of the voice its packets and those before it
+    voice with silence and cut it; the mel of a voice that is cut goes on for ``HEARD_AHEAD_S`` and ``ahead``, because a
+    mouth moves ahead of its sound. A chunk's ``duration`` is how much of the voice its packets and those before it
     cover, and on the last chunk the exact length of the voice, whose last packet may hold a little more. A voice under
     0.1875 s has fewer than 16 mel columns in all; pad with ``mel.SILENCE``.
 
     Raises NoAudioStream, NonFiniteAudio, LimitExceeded (while decoding, whatever the headers declared), and the errors
     of ``decode``.
     """
-    heard_until = None if at_most is None else at_most + HEARD_AHEAD_S
+    heard_until = None if at_most is None else at_most + HEARD_AHEAD_S + ahead
     blocks = _cut(_checked(_blocks(source, info, limits), limits), at_least=at_least, at_most=heard_until)
     yield from _chunks(_gathered(blocks), mel_pad_mode=mel_pad_mode, chunk_s=chunk_s, at_most=at_most)
 
