@@ -12,12 +12,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import page
+from benchmarks.report import SECTIONS, page
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "benchmarks.json"
 PAGE = ROOT / "docs" / "benchmarks.md"
-MEASUREMENTS = ("memory", "decoding", "overhead", "detection", "demo", "engine")
+MEASUREMENTS = tuple(SECTIONS)
 
 
 def machine() -> dict[str, Any]:
@@ -27,27 +27,34 @@ def machine() -> dict[str, Any]:
         if line.startswith("model name"):
             cpu = line.split(":", 1)[1].strip()
             break
-    return {"processor": cpu, "cores": os.cpu_count(), "system": platform.system(), "python": platform.python_version()}
+    return {
+        "processor": cpu,
+        "cores": os.cpu_count(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "load": round(os.getloadavg()[0], 1),
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("only", nargs="*", choices=[[], *MEASUREMENTS], help="measure only these")
     only = parser.parse_args().only or list(MEASUREMENTS)
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for name in only:
         print(f"{name} …", flush=True)
-        started = time.perf_counter()
+        on, started = machine(), time.perf_counter()
         done = subprocess.run(
             [sys.executable, "-m", f"benchmarks.{name}"], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
         )
+        # read anew: another measurement may have been written meanwhile
+        results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
         results[name] = json.loads(done.stdout) | {
-            "machine": machine(),
+            "machine": on,
             "date": time.strftime("%Y-%m-%d"),
             "took_s": round(time.perf_counter() - started, 1),
         }
-        RESULTS.write_text(json.dumps(results, indent=2) + "\n")
-    PAGE.write_text(page(results))
+        RESULTS.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+        PAGE.write_text(page(results))
 
 
 if __name__ == "__main__":

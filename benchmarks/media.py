@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import io
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import cv2
 import numpy as np
 
 from lipsync.core import U8
+from lipsync.faces.detector import Detector, create_detector
 from lipsync.packaged import demo_face
+from lipsync.weights import find
+
+
+def assets() -> Path:
+    """Real media beside the project, for figures that are marked as such; may not exist."""
+    return Path(__file__).resolve().parents[2] / "shared" / "assets"
+
+
+def detectors() -> list[Detector]:
+    """Those whose weights are here, loaded: yunet's were pulled or lie with the real media."""
+    yunet = find("yunet") or assets() / "yunet_n_dynamic.onnx"
+    found = [create_detector("yunet", weights=Path(yunet))] if Path(yunet).exists() else []
+    return [*found, create_detector("centerface")]
 
 
 def still(width: int, height: int) -> bytes:
@@ -18,10 +33,13 @@ def still(width: int, height: int) -> bytes:
     return bytes(cv2.imencode(".jpg", _face(width, height), [cv2.IMWRITE_JPEG_QUALITY, 95])[1])
 
 
-def moving(width: int, height: int, *, frames: int, gop: int, fps: int = 25) -> bytes:
-    """The packaged face swaying and breathing before a slightly noisy camera, H.264 crf 18."""
+def moving(width: int, height: int, *, frames: int, gop: int, fps: int = 25, noise: float = 3.0) -> bytes:
+    """The packaged face swaying and breathing before a slightly noisy camera, H.264 crf 18.
+
+    ``noise`` is its standard deviation in levels of 255.
+    """
     picture = _face(width, height)
-    noise = np.random.default_rng(0).normal(0, 3, (8, height, width, 1)).astype(np.float32)
+    grain = np.random.default_rng(0).normal(0, noise, (8, height, width, 1)).astype(np.float32)
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=fps)
@@ -29,7 +47,7 @@ def moving(width: int, height: int, *, frames: int, gop: int, fps: int = 25) -> 
         stream.codec_context.gop_size = gop
         stream.options = {"preset": "veryfast", "crf": "18", "x264-params": f"scenecut=0:keyint={gop}:min-keyint={gop}"}
         for n in range(frames):
-            moved = _move(picture, n, noise[n % 8])
+            moved = _move(picture, n, grain[n % 8])
             container.mux(stream.encode(av.VideoFrame.from_ndarray(moved, format="bgr24")))
         container.mux(stream.encode())
     return buffer.getvalue()

@@ -1,0 +1,62 @@
+"""How many frames are decoded for each one put out, detection included, by how far apart a clip's keyframes are."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from benchmarks.line import Line
+from benchmarks.media import moving, speech_like
+from lipsync.faces.detector import create_detector
+from lipsync.media.decode import FrameReader
+from lipsync.options import Options
+from lipsync.voice.voice import Waveform
+
+FRAMES = 1500
+FPS = 25
+DISTANCES = (25, 250, FRAMES)
+SIZE = (480, 270)
+
+
+class CountedReaders:
+    """While it is entered, every FrameReader that is opened is kept, to be asked what it decoded."""
+
+    def __init__(self) -> None:
+        self._opened: list[FrameReader] = []
+        self._original = FrameReader.__init__
+
+    def __enter__(self) -> CountedReaders:
+        opened, original = self._opened, self._original
+
+        def counted(reader: FrameReader, *args: Any, **kwargs: Any) -> None:
+            original(reader, *args, **kwargs)
+            opened.append(reader)
+
+        FrameReader.__init__ = counted  # type: ignore[method-assign]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        FrameReader.__init__ = self._original  # type: ignore[method-assign]
+
+    @property
+    def decoded(self) -> int:
+        return sum(reader.decoded_count for reader in self._opened)
+
+
+def main() -> None:
+    voice = Waveform(speech_like(FRAMES / FPS), 16_000)
+    detector = create_detector("centerface")
+    cases = []
+    for distance in DISTANCES:
+        face = moving(*SIZE, frames=FRAMES, gop=distance)
+        with CountedReaders() as readers:
+            # every frame is decoded to look for cuts, however few are looked at for faces
+            report = Line(detector).run_once(face, voice, Options(preset="ultrafast", detect_every=25))
+        assert report.frame_count == FRAMES, report
+        ratio = round(readers.decoded / report.frame_count, 2)
+        cases.append({"keyframe_distance": distance, "decoded": readers.decoded, "ratio": ratio})
+    print(json.dumps({"frames": FRAMES, "cases": cases}))
+
+
+if __name__ == "__main__":
+    main()

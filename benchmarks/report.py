@@ -1,0 +1,178 @@
+"""docs/benchmarks.md from docs/benchmarks.json: every figure on the page is one of the JSON's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+Result = dict[str, Any]
+
+MEMORY_TARGET_MB = 100
+DECODING_TARGET = 2.2
+STILL_TARGET = 1.3
+VIDEO_TARGET = 2.0
+
+INTRODUCTION = """# Benchmarks
+
+`make bench` measures and writes `docs/benchmarks.json`; this page is made from it by `benchmarks/report.py`.
+CPU time is that of all threads of the measuring process. It grows where other work keeps the cores' caches and memory
+busy, so what is compared was measured in turns within one run, and ratios say more than milliseconds.
+`load` is how many processes wanted a core when a measurement began, its own not yet among them.
+"""
+
+
+def page(results: Result) -> str:
+    """The whole page, a section for each measurement that the results hold."""
+    parts = [INTRODUCTION]
+    for name, section in SECTIONS.items():
+        if name in results:
+            parts.append(section(results[name]) + "\n" + measured_on(results[name]))
+    return "\n".join(parts)
+
+
+def measured_on(result: Result) -> str:
+    on = result["machine"]
+    where = f"{on['processor']}, {on['cores']} cores, {on['system']}, Python {on['python']}"
+    return f"<sub>{where}, load {on['load']}; {result['date']}, took {result['took_s']} s.</sub>\n"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table; all columns but the first are right-aligned."""
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines) + "\n"
+
+
+def verdict(value: float, target: float) -> str:
+    return "holds" if value <= target else "**does not hold**"
+
+
+def memory(result: Result) -> str:
+    short, long, more = result["one_minute"], result["ten_minutes"], result["more_mb"]
+    rows = [(clip["frames"], clip["clip_mb"], clip["peak_mb"]) for clip in (short, long)]
+    return f"""## Memory
+
+Peak resident memory of the whole process for a short and a long 1080p clip, from a path to a file, without the
+generator (detector {result["detector"]}, preset {result["preset"]}): whether it grows with the clip.
+Target: the long clip needs at most {MEMORY_TARGET_MB} MB more.
+It needs {more} MB more: {verdict(more, MEMORY_TARGET_MB)}.
+
+{table(("frames", "clip, MB", "peak, MB"), rows)}"""
+
+
+def decoding(result: Result) -> str:
+    worst = max(case["ratio"] for case in result["cases"])
+    rows = [(case["keyframe_distance"], case["decoded"], case["ratio"]) for case in result["cases"]]
+    return f"""## Decoding
+
+Frames decoded, detection included, for {result["frames"]} put out, by the distance of keyframes: a clip has to be
+decoded once to look for faces and once to render; what is beyond that is decoded again where work starts anew.
+Target: at most {DECODING_TARGET} for each frame put out. The most is {worst}: {verdict(worst, DECODING_TARGET)}.
+
+{table(("keyframe distance", "decoded", "decoded ÷ put out"), rows)}"""
+
+
+def overhead(result: Result) -> str:
+    rows = []
+    for case in result["cases"]:
+        target = STILL_TARGET if case["is_still"] else VIDEO_TARGET
+        spread = f"{case['ratios'][0]} … {case['ratios'][-1]}"
+        face = case["face"] + ("" if case["made_here"] else " (file not in the project)")
+        run = f"{case['rounds']} × {case['frames']}"
+        figures = run, case["line_ms"], case["encode_ms"], case["ratio"], spread, target, verdict(case["ratio"], target)
+        rows.append((face, case["detector"], *figures))
+    head = (
+        "face",
+        "detector",
+        "rounds × frames",
+        "whole, ms",
+        "encoding, ms",
+        "ratio",
+        "lowest … highest",
+        "target",
+        "",
+    )
+    return f"""## Overhead
+
+CPU milliseconds per output frame of the whole line (from bytes to a file: probing, detection, voice, decoding,
+cropping, pasting, encoding, joining; no generator) and of encoding the same pictures, in the same segments with the
+same settings, alone; medians of rounds that take turns, each detector loaded before. The patch is the crop itself, so
+that the mouth of a still does not move: the encoder's easiest case, and the ratio's hardest.
+Targets: at most {STILL_TARGET} for a still, {VIDEO_TARGET} for a video.
+
+{table(head, rows)}"""
+
+
+def detection(result: Result) -> str:
+    rows = [
+        (case["size"], look["detector"], look["every"], case["decode_ms"], look["ms"])
+        for case in result["cases"]
+        for look in case["looks"]
+    ]
+    return f"""## Detection
+
+CPU milliseconds per source frame of looking for faces on every k-th frame, decoding and scene cuts included, and of
+decoding and scaling down alone; the least of {result["rounds"]} rounds of {result["frames"]} frames. The pixels that
+are looked at are as many whatever the video's size. No target.
+
+{table(("video", "detector", "k", "decoding alone, ms", "looking, ms"), rows)}"""
+
+
+def demo(result: Result) -> str:
+    rows = [
+        ("`lipsync demo`, from starting Python to the file: wall, s", result["command_wall_s"]),
+        ("the same: CPU, s", result["command_cpu_s"]),
+        ("frames", result["frames"]),
+        ("voice, s", result["voice_s"]),
+        ("in a warm process: wall, s", result["warm_wall_s"]),
+        ("the same: CPU, s", result["warm_cpu_s"]),
+        ("frames per second", result["frames_per_s"]),
+        ("CPU per frame, ms", result["cpu_ms_per_frame"]),
+        ("until a stream's first fragment, s", result["first_fragment_s"]),
+    ]
+    return f"""## Demo
+
+The packaged face speaking the packaged sentence, generator included (checkpoint: {result["checkpoint"]}): what a first
+run costs, and what the next one does. Wall time is that of a machine with other work to do. No target.
+
+{table(("", ""), rows)}"""
+
+
+def engine(result: Result) -> str:
+    rows = [
+        (case["batch"], case["way"], case["ms"], case["times_plain"], case["max_difference_levels"])
+        for case in result["cases"]
+    ]
+    versions = result["versions"]
+    return f"""## Engine
+
+CPU milliseconds per frame of the full-size generator on {result["threads"]} thread, by how it is laid out, the least of
+{result["rounds"]} rounds that take turns; torch {versions["torch"]}, onnxruntime {versions["onnxruntime"]}. The default
+on a CPU is the folded one in channels_last. The difference is the largest of any sample from the plain one's, in levels
+of 255. No target.
+
+{table(("batch", "way", "ms", "times as fast as plain", "largest difference"), rows)}"""
+
+
+def b_frames(result: Result) -> str:
+    rows = [
+        (name.replace("_", " "), case["cpu_ms_per_frame"], case["kilobytes"], case["luma_psnr_db"])
+        for name, case in result.items()
+        if isinstance(case, dict) and "cpu_ms_per_frame" in case
+    ]
+    return f"""## B-frames
+
+What doing without B-frames costs and saves: the same pictures encoded in segments, with and without. No target; see
+[the decision](decisions/fragments-without-b-frames.md).
+
+{table(("pictures", "CPU per frame, ms", "size, kB", "luma PSNR, dB"), rows)}"""
+
+
+SECTIONS: dict[str, Callable[[Result], str]] = {
+    "memory": memory,
+    "decoding": decoding,
+    "overhead": overhead,
+    "detection": detection,
+    "demo": demo,
+    "engine": engine,
+    "b_frames": b_frames,
+}
