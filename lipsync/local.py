@@ -12,8 +12,7 @@ from fractions import Fraction
 from functools import partial
 
 from lipsync.cache import LruCache
-from lipsync.core import F32, I32, U8, Claim, Fragment, Index, MediaInfo, SegmentTask, VoiceChunk
-from lipsync.engine import Engine
+from lipsync.core import U8, Claim, Fragment, Index, MediaInfo, SegmentTask, VoiceChunk
 from lipsync.faces.chunk import ChunkDetections, detect_chunk
 from lipsync.faces.detector import Detector, DetectorName
 from lipsync.flow import call, iterate, stoppable
@@ -27,21 +26,6 @@ from lipsync.plan import Span
 from lipsync.render import Encode, FaceInput, Renderer
 from lipsync.render import Generator as PatchGenerator
 from lipsync.voice.voice import Waveform, voice_chunks
-
-
-class LocalGenerator:
-    """An engine of this process, with one thread that feeds the device."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="lipsync-device")
-
-    async def generate(self, crops: U8, crop_index: I32, mel: F32, mel_starts: I32, *, claim: Claim) -> U8:
-        """See ``lipsync.render.Generator``."""
-        return await call(self._thread, partial(self._engine.generate, crops, crop_index, mel, mel_starts))
-
-    def close(self) -> None:
-        self._thread.shutdown(wait=True, cancel_futures=True)
 
 
 class LocalStages:
@@ -167,6 +151,7 @@ def _timed_voice(job: Job, span: Span, stop: threading.Event) -> Generator[Voice
         mel_pad_mode=job.options.mel_pad_mode,
         at_least=span.at_least,
         at_most=span.at_most,
+        ahead=span.ahead,
     )
     for chunk in stoppable(chunks, stop):
         yield replace(chunk, spent_s=time.perf_counter() - started)

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypedDict
 
 import numpy as np
 
+from lipsync.batcher import FrameBatcher
 from lipsync.checkpoints import load_generator
 from lipsync.core import F32, Fragment, Source
 from lipsync.detection import NO_VOICE, detector_from_files
@@ -21,7 +22,7 @@ from lipsync.engine import Engine
 from lipsync.engine.device import choose_device
 from lipsync.errors import CheckpointNotFound, InvalidOption
 from lipsync.faces.chunk import source_chunks
-from lipsync.local import LocalGenerator, LocalStages
+from lipsync.local import LocalStages
 from lipsync.media.encode import encode_segment
 from lipsync.media.source import Blob
 from lipsync.model.wav2lip import Wav2Lip
@@ -92,7 +93,7 @@ class LipsyncService:
             compile="auto" if use_compile else False,
             exact=exact,
         )
-        self._generator = LocalGenerator(self.engine)
+        self._generator = FrameBatcher(self.engine)
         warm_up_mel()
         self.stages = LocalStages(
             self._generator,
@@ -224,8 +225,9 @@ class LipsyncService:
         if output_path is not None:
             await write_file(fragments, output_path)
             return
-        async for _ in fragments:
-            pass  # the sink has had the frames
+        async with aclosing(fragments):
+            async for _ in fragments:
+                pass  # the sink has had the frames
 
     def close(self) -> None:
         """Stop the threads; the engine's memory goes with the last reference to it."""

@@ -25,7 +25,8 @@ from lipsync.engine.device import (
     choose_precision,
     device_name,
 )
-from lipsync.engine.step import SILENCE, Frames, Step, check_frames
+from lipsync.engine.frames import SILENCE, Frames, check_frames, join
+from lipsync.engine.step import Step, upload
 from lipsync.errors import DeviceOutOfMemory, EngineError, InvalidOption, NonFiniteOutput
 from lipsync.model.folding import fold
 from lipsync.model.wav2lip import FACE_SIDE, MEL_BANDS, MEL_WINDOW, Wav2Lip
@@ -129,13 +130,32 @@ class Engine:
         """False once the device failed otherwise than by lack of memory: then only a new process helps."""
         return self._fault is None
 
+    @property
+    def batch_size(self) -> int:
+        """The batch that serves the device best: the one asked for, or what its memory was found to hold."""
+        return self._counts.batch_ceiling
+
     def generate(self, crops: U8, crop_index: I32, mel: F32, mel_starts: I32) -> U8:
         """Patches (n, 96, 96, 3) uint8 BGR: frame i shows crops[crop_index[i]] and hears mel from column mel_starts[i].
 
         crops (C, 96, 96, 3) uint8 BGR; crop_index (n,); mel (80, T) float32 in -4..4; mel_starts (n,), where columns
         outside 0..T-1 are silence. Raises InputError, NonFiniteAudio, NonFiniteOutput, DeviceOutOfMemory, EngineError.
         """
-        frames = check_frames(crops, crop_index, mel, mel_starts)
+        return self.draw(self.check(crops, crop_index, mel, mel_starts))
+
+    def check(self, crops: U8, crop_index: I32, mel: F32, mel_starts: I32) -> Frames:
+        """The arguments of ``generate`` as frames to draw. Raises InputError and NonFiniteAudio."""
+        return check_frames(crops, crop_index, mel, mel_starts)
+
+    def stage(self, parts: Sequence[Frames]) -> Frames:
+        """Several callers' frames as one batch to draw. Copies what they use; may run while another batch is drawn."""
+        return join(parts)
+
+    def draw(self, frames: Frames) -> U8:
+        """Patches of frames that were checked; see ``generate``. Whose frames they are makes no difference to them.
+
+        Raises NonFiniteOutput, DeviceOutOfMemory, EngineError.
+        """
         patches, finite = self._draw(frames, self._info.precision)
         for safer in SAFER[self._info.precision]:
             bad = np.flatnonzero(~finite)
@@ -171,7 +191,8 @@ class Engine:
                 ceiling = self._ceilings[precision]
                 count, bucket = next_batch(len(frames) - done, self._info.buckets, ceiling=ceiling)
                 part = slice(done, done + count)
-                drawn = self._attempt(frames.take(part), bucket, precision)
+                batch = frames if count == len(frames) else frames.take(part)
+                drawn = self._attempt(batch.packed(), bucket, precision)
                 if drawn is None:
                     self._halve(bucket, precision)
                     continue
@@ -196,7 +217,7 @@ class Engine:
     def _forward(self, batch: Frames, bucket: int, precision: Precision) -> tuple[U8, Bool]:
         count = len(batch)
         with torch.inference_mode():
-            given = batch.padded(bucket).upload(self._device)
+            given = upload(batch.padded(bucket), self._device)
             with self._arithmetic():
                 patches, finite = self._step(precision)(*given)
             drawn = patches[:count].cpu().numpy(), finite[:count].cpu().numpy()

@@ -2,68 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from lipsync.core import F32, U8
-from lipsync.errors import InputError, NonFiniteAudio
+from lipsync.engine.frames import SILENCE, Frames
 from lipsync.model.wav2lip import FACE_SIDE, MEL_BANDS, MEL_WINDOW, Wav2Lip
 
-SILENCE = -4.0
-_CROP = (FACE_SIDE, FACE_SIDE, 3)
 _FULL_SCALE = 255.0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Frames:
-    """Frames to draw. Crops and mel are shared between them; each frame names its crop and its first mel column."""
-
-    crops: U8  # (C, 96, 96, 3) BGR
-    crop_index: npt.NDArray[np.int64]  # (n,)
-    mel: F32  # (80, T)
-    mel_starts: npt.NDArray[np.int64]  # (n,)
-
-    def __len__(self) -> int:
-        return len(self.crop_index)
-
-    def take(self, which: slice | npt.NDArray[np.int64]) -> Frames:
-        return Frames(self.crops, self.crop_index[which], self.mel, self.mel_starts[which])
-
-    def padded(self, count: int) -> Frames:
-        """``count`` frames; those added repeat the last, so that they can be no worse than it."""
-        return self.take(np.minimum(np.arange(count), len(self) - 1))
-
-    def upload(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """crops (n, 96, 96, 3) uint8 and windows (n, 1, 80, 16) float32 on the device; only what is used travels."""
-        used, where = np.unique(self.crop_index, return_inverse=True)
-        first = int(np.clip(self.mel_starts.min(), 0, self.mel.shape[1]))
-        stop = int(np.clip(self.mel_starts.max() + MEL_WINDOW, first, self.mel.shape[1]))
-        crops = torch.from_numpy(self.crops[used]).to(device)[torch.from_numpy(where).to(device)]
-        mel = torch.from_numpy(self.mel[:, first:stop].copy()).to(device)
-        return crops, gather_windows(mel, torch.from_numpy(self.mel_starts - first).to(device))
-
-
-def check_frames(crops: U8, crop_index: npt.ArrayLike, mel: F32, mel_starts: npt.ArrayLike) -> Frames:
-    """The arguments of ``Engine.generate``, checked. Raises InputError and NonFiniteAudio."""
-    index, starts = np.asarray(crop_index), np.asarray(mel_starts)
-    if crops.dtype != np.uint8 or crops.ndim != 4 or crops.shape[1:] != _CROP:
-        raise InputError(f"crops must be uint8 (C, 96, 96, 3), not {crops.dtype} {crops.shape}.")
-    if mel.dtype != np.float32 or mel.ndim != 2 or len(mel) != MEL_BANDS:
-        raise InputError(f"mel must be float32 (80, T), not {mel.dtype} {mel.shape}.")
-    for name, numbers in (("crop_index", index), ("mel_starts", starts)):
-        if numbers.ndim != 1 or (len(numbers) and numbers.dtype.kind not in "iu"):
-            raise InputError(f"{name} must be whole numbers (n,), not {numbers.dtype} {numbers.shape}.")
-    if len(index) != len(starts):
-        raise InputError(f"crop_index and mel_starts must be of one length, not {len(index)} and {len(starts)}.")
-    if len(index) and not (index.min() >= 0 and index.max() < len(crops)):
-        raise InputError(f"crop_index reaches from {index.min()} to {index.max()}, but there are {len(crops)} crops.")
-    if not np.isfinite(mel).all():
-        raise NonFiniteAudio("the mel holds NaN or infinite values. Check the voice's samples.")
-    return Frames(crops, index.astype(np.int64), mel, starts.astype(np.int64))
+def upload(frames: Frames, device: torch.device) -> tuple[Tensor, Tensor]:
+    """crops (n, 96, 96, 3) uint8 and windows (n, 1, 80, 16) float32 on the device, of frames that are packed."""
+    crops, mel = torch.from_numpy(frames.crops).to(device), torch.from_numpy(frames.mel).to(device)
+    index, starts = torch.from_numpy(frames.crop_index).to(device), torch.from_numpy(frames.mel_starts).to(device)
+    return crops[index], gather_windows(mel, starts)
 
 
 def gather_windows(mel: Tensor, starts: Tensor) -> Tensor:
