@@ -19,7 +19,7 @@ from lipsync.media.source import Blob
 from lipsync.options import Limits, Options
 from lipsync.pipeline import Job, Progress
 from lipsync.voice.voice import Waveform
-from lipsync.weights import find as find_weights
+from lipsync.weights import find_yunet
 
 NO_VOICE = Waveform(np.zeros(0, np.float32), 16_000)
 """Stands in a job that only looks."""
@@ -65,6 +65,9 @@ def detector_from_files(
     face_det_batch_size: int,
     name: DetectorName,
 ) -> Detector:
-    path = {"s3fd": s3fd_path, "centerface": None}.get(name, yunet_path or find_weights("yunet"))
-    weights = None if path is None else Path(path)
+    weights = None
+    if name == "s3fd" and s3fd_path is not None:
+        weights = Path(s3fd_path)
+    elif name in ("auto", "yunet"):
+        weights = find_yunet(yunet_path)
     return create_detector(name, weights=weights, device=device, face_det_batch_size=face_det_batch_size)

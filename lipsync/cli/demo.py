@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from lipsync.cli.run import Device, ProgressBar
 
@@ -34,10 +35,10 @@ def command(
         stats = service.process(demo_face(), demo_voice(), output, progress=bar)
     seconds = stats["num_frames"] / stats["fps"]
     say(
-        f"[bold]{output}[/]: {stats['num_frames']} frames, {seconds:.2f} s at {stats['fps']:g} fps, "
+        f"[bold]{escape(str(output))}[/]: {stats['num_frames']} frames, {seconds:.2f} s at {stats['fps']:g} fps, "
         f"made in {stats['total_time']:.1f} s",
         highlight=False,
     )
     if sheet is not None:
         write_contact_sheet(output, sheet)
-        say(f"[bold]{sheet}[/]: a contact sheet of it", highlight=False)
+        say(f"[bold]{escape(str(sheet))}[/]: a contact sheet of it", highlight=False)

@@ -16,6 +16,21 @@ from lipsync.cli.run import ProgressBar
 from lipsync.errors import OutputError
 from lipsync.options import Limits, Options
 
+_ANYTHING = Limits(
+    **{
+        name: 10**12 for name in ("video_bytes", "image_bytes", "audio_bytes", "video_pixels", "image_pixels", "frames")
+    },
+    min_side=1,
+    max_side=10**6,
+    duration_s=1e9,
+    min_fps=1e-6,
+    max_fps=1e6,
+    min_sample_rate_hz=1,
+    max_sample_rate_hz=10**9,
+    channels=1000,
+)
+"""What `lipsync probe` describes need not be acceptable."""
+
 
 def probe(
     media: Annotated[Path, typer.Argument(help="any image, video or audio file", show_default=False)],
@@ -25,7 +40,7 @@ def probe(
     from lipsync.media.probe import probe_face, probe_voice
     from lipsync.media.source import Blob
 
-    limits = Limits()
+    limits = _ANYTHING
     blob = Blob.of(media, limit_bytes=max(limits.video_bytes, limits.audio_bytes))
     try:
         info = probe_face(blob, limits)
@@ -49,7 +64,7 @@ def detect(
     with ProgressBar(quiet=False) as bar:
         text = find_track(face, options, yunet_path=yunet, s3fd_path=s3fd, progress=bar)
     if output is None:
-        print(text)
+        print(text, end="")
         return
     try:
         output.write_text(text, encoding="utf-8")
