@@ -8,10 +8,12 @@ that flicker and flashes (0.044 for one that clips) do not count; the last frame
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import cv2
 import numpy as np
 
-from lipsync.core import F32, U8
+from lipsync.core import F32, I64, U8
 
 THRESHOLD = 0.055
 THUMBNAIL_SIDE = 64
@@ -31,13 +33,20 @@ def signature(frame: U8) -> F32:
     width, height = (max(1, round(side * scale)) for side in (frame.shape[1], frame.shape[0]))
     thumbnail = cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
     level = thumbnail * (MEAN_LEVEL / max(float(thumbnail.mean()), DARKEST_MEAN))
-    bins = np.minimum(level, 255.0).astype(np.int64) * BINS // 256  # (h, w, 3)
-    cells = (np.arange(height) * GRID // height)[:, None] * GRID + np.arange(width) * GRID // width  # (h, w)
-    places = (cells[:, :, None] * 3 + np.arange(3)) * BINS + bins
-    counts = np.bincount(places.ravel(), minlength=GRID * GRID * 3 * BINS).reshape(GRID * GRID, 3, BINS)
-    pixels = np.maximum(counts.sum(axis=2, keepdims=True), 1)
+    bins = np.minimum(level, 255.0).astype(np.uint8) // (256 // BINS)  # (h, w, 3)
+    places, pixels = _cells(width, height)
+    counts = np.bincount((places + bins).ravel(), minlength=GRID * GRID * 3 * BINS).reshape(GRID * GRID, 3, BINS)
     cumulative: F32 = (np.cumsum(counts, axis=2) / pixels).astype(np.float32)
     return cumulative
+
+
+@lru_cache(maxsize=16)
+def _cells(width: int, height: int) -> tuple[I64, I64]:
+    """For each sample of a thumbnail, (h, w, 3), where the bins of its cell and channel begin; and how many pixels
+    each cell has, at least 1, (16, 1, 1)."""
+    cells = (np.arange(height) * GRID // height)[:, None] * GRID + np.arange(width) * GRID // width
+    pixels = np.maximum(np.bincount(cells.ravel(), minlength=GRID * GRID), 1)
+    return (cells[:, :, None] * 3 + np.arange(3)) * BINS, pixels[:, None, None]
 
 
 def distance(before: F32, after: F32) -> float:
