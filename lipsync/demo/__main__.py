@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--report", type=Path, default=Path("docs/benchmarks/demo_model.json"))
     parser.add_argument("--card", type=Path, default=Path("docs/model_card.md"))
     parser.add_argument("--truth", type=Path, default=Path("tests/data"), help="where the tests' sentence goes")
-    parser.add_argument("--sheet", type=Path, default=Path("docs/demo_model.png"))
+    parser.add_argument("--sheet", type=Path, default=Path("docs/images/demo_model.png"))
     parser.add_argument("--recordings", type=Path, nargs="*", default=[], help="recorded speech to measure on, wav")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--utterances", type=int, default=4000)

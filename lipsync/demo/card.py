@@ -11,6 +11,7 @@ _ROWS = (
     ("jaw: correlation with the truth", "jawOpen", "≥ 0.88", "≥ 0.75"),
     ("jaw: what the ear alone reaches", "jawOpen_ear", "", ""),
     ("jaw: amplitude ÷ truth's", "amplitude", "0.85–1.15", ""),
+    ("jaw: amplitude of the ear alone, not widened", "amplitude_ear", "", ""),
     ("lag 0, share of sequences", "lag_0_share", "≥ 0.95", "≥ 0.90"),
     ("funnel: correlation", "mouthFunnel", "≥ 0.65", ""),
     ("funnel: the ear alone", "mouthFunnel_ear", "", ""),

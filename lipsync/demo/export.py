@@ -18,6 +18,8 @@ from lipsync.model.wav2lip import Wav2Lip
 
 _WINDOWS = 6000
 _LARGEST_GAIN = 2.0
+_UNFAMILIAR = 1.25
+"""Voices that were never heard are heard less surely than those of the corpus."""
 
 
 def restore_spread(hearing: Hearing, corpus: Corpus, *, seed: int = 11) -> F32:
@@ -28,7 +30,8 @@ def restore_spread(hearing: Hearing, corpus: Corpus, *, seed: int = 11) -> F32:
     starts = np.random.default_rng(seed).choice(corpus.starts, _WINDOWS)
     _, heard = hear(hearing, corpus.windows(starts))
     true = corpus.track[starts][:, HEARD].std(0)
-    return np.asarray(np.clip(true / np.maximum(heard[:, HEARD].std(0), 1e-6), 1, _LARGEST_GAIN), np.float32)
+    gain = _UNFAMILIAR * true / np.maximum(heard[:, HEARD].std(0), 1e-6)
+    return np.asarray(np.clip(gain, 1, _LARGEST_GAIN), np.float32)
 
 
 def join_halves(hearing: Hearing, drawing: Path, corpus: Corpus) -> Wav2Lip:
