@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check fix bench clean
+.PHONY: demo test check fix bench demo-model clean
 
 demo: $(STAMP)                ## make demo.mp4 and its contact sheet from the packaged face and voice
 	$(BIN)/lipsync demo --output demo.mp4 --sheet demo.png
@@ -23,6 +23,11 @@ fix: $(STAMP)                 ## apply formatting and the linter's safe fixes
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/python docs/generate.py
+
+demo-model: $(STAMP)          ## make the packaged faces, voices and generator from nothing (hours; goes on where it was left)
+	command -v espeak-ng > /dev/null || { echo "espeak-ng is missing: apt-get install espeak-ng"; exit 1; }
+	$(PIP) install --constraint constraints.txt --editable '.[demo]'
+	$(BIN)/python -m lipsync.demo --threads 2
 
 bench: $(STAMP)               ## measure, and write docs/benchmarks.json and docs/benchmarks.md
 	$(BIN)/python -m benchmarks

@@ -66,9 +66,9 @@ class Line:
             asyncio.run(write_file(result, Path(folder) / "out.mp4"))
         return report
 
-    def run_once(self, face: bytes, voice: Waveform) -> Report:
+    def run_once(self, face: bytes, voice: Waveform, options: Options | None = None) -> Report:
         try:
-            return self.run(face, voice)
+            return self.run(face, voice, options)
         finally:
             self.close()
 

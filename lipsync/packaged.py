@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 STAND_IN_SEED = 0
 
 
+DEMO_HEAD = (440, 130, 840, 530)
+"""Where the head is in ``demo_face``: x1 y1 x2 y2."""
+
+
 def demo_face() -> bytes:
     """A rendered head, 1280 × 720 JPEG."""
     return (files("lipsync") / "assets" / "face.jpg").read_bytes()

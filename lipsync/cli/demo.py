@@ -19,7 +19,7 @@ def command(
 ) -> None:
     """Make the packaged face speak the packaged sentence: a first run that needs no files of yours."""
     from lipsync.media.contact_sheet import write_contact_sheet
-    from lipsync.packaged import demo_face, demo_generator, demo_voice
+    from lipsync.packaged import DEMO_HEAD, demo_face, demo_generator, demo_voice
     from lipsync.service import LipsyncService
 
     say = Console(stderr=True, soft_wrap=True).print
@@ -40,5 +40,5 @@ def command(
         highlight=False,
     )
     if sheet is not None:
-        write_contact_sheet(output, sheet)
+        write_contact_sheet(output, sheet, columns=8, tile_width=200, part=DEMO_HEAD)
         say(f"[bold]{escape(str(sheet))}[/]: a contact sheet of it", highlight=False)

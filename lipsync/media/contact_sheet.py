@@ -13,22 +13,30 @@ from lipsync.core import U8, Source
 from lipsync.errors import OutputError
 from lipsync.media.decode import FrameReader, Geometry
 from lipsync.media.index import build_index
+from lipsync.media.picture import Box
 from lipsync.media.probe import probe_face
 from lipsync.media.source import Blob
 from lipsync.options import Limits
 
 
 def write_contact_sheet(
-    video: Source, target: str | os.PathLike[str], *, count: int = 24, columns: int = 6, tile_width: int = 320
+    video: Source,
+    target: str | os.PathLike[str],
+    *,
+    count: int = 24,
+    columns: int = 6,
+    tile_width: int = 320,
+    part: Box | None = None,
 ) -> None:
-    """Write ``count`` frames, spread evenly over the video, to the PNG file ``target``. Raises OutputError."""
+    """Write ``count`` frames, spread evenly over the video, to the PNG file ``target``; of each the whole or ``part``,
+    x1 y1 x2 y2. Raises OutputError."""
     limits = Limits()
     blob = Blob.of(video, limit_bytes=limits.video_bytes)
     info = probe_face(blob, limits)
     index = build_index(blob, info, limits)
     chosen = np.unique(np.linspace(0, len(index) - 1, count).round().astype(int)).tolist()
     with FrameReader(blob, info, index, geometry=Geometry(), limits=limits) as reader:
-        tiles = [_tile(picture.bgr(), tile_width) for picture in reader.read(chosen)]
+        tiles = [_tile(picture.bgr(part), tile_width) for picture in reader.read(chosen)]
     for tile, frame in zip(tiles, chosen, strict=True):
         seconds = float((int(index.pts_ticks[frame]) - int(index.pts_ticks[0])) * index.time_base)
         cv2.putText(tile, f"{seconds:.2f} s", (6, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1, cv2.LINE_AA)
