@@ -191,7 +191,13 @@ def test_a_run_that_is_stopped_says_so_and_leaves_nothing(folder, sign):
         "run", "plain.png", "long.wav", "-o", "stopped/s.mp4", "--checkpoint", "model.pth", "--box", "10", "100", "10", "100",
     ]  # fmt: skip
     running = subprocess.Popen(
-        [sys.executable, "-m", "lipsync", *command], cwd=folder, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "lipsync", *command],
+        cwd=folder,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_IGN
+        ),  # as a shell does to what it runs beside itself
     )
     while not list((folder / "stopped").iterdir()):
         assert running.poll() is None, "it ended before it began to write"

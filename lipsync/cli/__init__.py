@@ -81,6 +81,8 @@ def main() -> None:
     """Run the command line; errors become one plain sentence (or one JSON object with ``--json``) and an exit code."""
     # WHY: stopping as on Ctrl-C lets a run remove its temporary files
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    # WHY: a shell that starts us in the background has SIGINT ignored, and SIGTERM would come to nothing too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # WHY: OpenCV 5 warns for each YuNet it loads that it ignores a setting of its own
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
     try:
