@@ -3,6 +3,8 @@
     LipsyncError                      error
     ├── InputError                    bad_input            the caller's input is at fault: never retried
     │   ├── InvalidOption             invalid_option
+    │   ├── MalformedRequest          malformed_request
+    │   ├── InputCrashedWorker        input_crashed_worker
     │   ├── InvalidBoxes              invalid_boxes
     │   ├── UnreadableMedia           media_unreadable
     │   │   └── TruncatedMedia        media_truncated
@@ -26,6 +28,13 @@
     │   ├── DeviceOutOfMemory         device_out_of_memory
     │   └── NonFiniteOutput           output_not_finite
     ├── OutputError                   output_error
+    │   └── ResultTooLarge            result_too_large
+    ├── ServiceError                  service_error        a served application is at fault, or refuses
+    │   ├── Overloaded                overloaded
+    │   ├── Unauthorized              unauthorized
+    │   ├── DeadlineExceeded          deadline_exceeded
+    │   ├── WorkerLost                worker_lost
+    │   └── StreamBroken              stream_broken
     └── Closed                        closed
 
 Each takes exactly one positional ``detail``, a sentence that says what is wrong and what to do, so that an
@@ -57,6 +66,18 @@ class InvalidOption(InputError):
     """An option has a value outside its allowed set, or two options contradict each other."""
 
     slug = "invalid_option"
+
+
+class MalformedRequest(InputError):
+    """An HTTP request that is not what the API describes: not multipart, a part missing, twice, or unknown."""
+
+    slug = "malformed_request"
+
+
+class InputCrashedWorker(InputError):
+    """Two workers died on this input; it is not tried again."""
+
+    slug = "input_crashed_worker"
 
 
 class InvalidBoxes(InputError):
@@ -201,6 +222,48 @@ class OutputError(LipsyncError, OSError):
 
     def __str__(self) -> str:
         return self.detail
+
+
+class ResultTooLarge(OutputError):
+    """The result outgrew what this endpoint may answer with."""
+
+    slug = "result_too_large"
+
+
+class ServiceError(LipsyncError):
+    """A served application could not answer, though the request may be fine."""
+
+    slug = "service_error"
+
+
+class Overloaded(ServiceError):
+    """Refused before any work, because enough is under way; the same request may succeed a little later."""
+
+    slug = "overloaded"
+
+
+class Unauthorized(ServiceError):
+    """The API key is missing or not one of those that are known."""
+
+    slug = "unauthorized"
+
+
+class DeadlineExceeded(ServiceError):
+    """The request took longer than the application allows."""
+
+    slug = "deadline_exceeded"
+
+
+class WorkerLost(ServiceError):
+    """Workers died under the same piece of work as often as it may be tried."""
+
+    slug = "worker_lost"
+
+
+class StreamBroken(ServiceError):
+    """A streamed result ended before its last fragment."""
+
+    slug = "stream_broken"
 
 
 class Closed(LipsyncError):
