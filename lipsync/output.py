@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import AsyncGenerator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager
+from functools import partial
 from pathlib import Path
 
 from lipsync.core import Fragment
 from lipsync.errors import OutputError
+from lipsync.flow import call
 from lipsync.media.mp4 import FragmentJoiner, write_progressive
 
 
@@ -39,7 +42,9 @@ async def write_file(fragments: AsyncGenerator[Fragment, None], output_path: str
                 with _writing(target), spool.open("ab") as file:
                     file.write(data)
             with _writing(target):
-                write_progressive(spool, target)
+                # beside the event loop: remuxing a long result takes a second
+                with ThreadPoolExecutor(1, thread_name_prefix="lipsync-output") as thread:
+                    await call(thread, partial(write_progressive, spool, target))
 
 
 @contextmanager

@@ -163,7 +163,7 @@ async def _runs(
     face: FaceInput, timeline: Timeline, heard: Heard, track: FaceTrack, tuning: Tuning
 ) -> AsyncGenerator[Sequence[SegmentTask], None]:
     """Group the segments' tasks into runs; see ``RunPlanner``. A run is handed out when its last task is known."""
-    planner = RunPlanner(face.index, waste=tuning.waste)
+    planner = RunPlanner(face.index, tuning=tuning)
     run: list[SegmentTask] = []
     async with aclosing(_tasks(face, timeline, heard, track, tuning)) as tasks:
         async for task in tasks:

@@ -32,6 +32,7 @@ class Tuning:
     shortest_chunk: int = 25  # source frames that the first detection call looks at; then more, up to …
     longest_chunk: int = 400
     waste: Fraction = Fraction(1, 10)  # frames decoded twice, per frame put out, for the sake of parallel work
+    early: int = 40  # frames beyond that which may be decoded twice, so that the first segments need not wait for more
 
     def longest_segment(self, width: int, height: int) -> int:
         return max(8, min(self.segment_frames[-1], self.segment_bytes // (width * height * 3 // 2)))
@@ -205,12 +206,13 @@ class RunPlanner:
 
     Starting at frame n costs the frames from the keyframe before n once more. A new run starts only while all that
     was decoded twice stays within ``waste`` of all that was put out, so that a clip with one keyframe is decoded once
-    and not once for each segment.
+    and not once for each segment. ``early`` frames more are spent at the start: a run is handed out when its last
+    segment is known, and the first bytes should not wait for a whole group of pictures.
     """
 
-    def __init__(self, index: Index, *, waste: Fraction) -> None:
+    def __init__(self, index: Index, *, tuning: Tuning) -> None:
         self._index = index
-        self._waste = waste
+        self._tuning = tuning
         self._frames_out = 0
         self._frames_twice = 0
 
@@ -219,7 +221,7 @@ class RunPlanner:
         ``next_source``. Call once for each piece, in order."""
         self._frames_out += len(sources)
         again = next_source - self._index.keyframe_before(next_source)
-        if self._frames_twice + again > self._waste * self._frames_out:
+        if self._frames_twice + again > self._tuning.waste * self._frames_out + self._tuning.early:
             return False
         self._frames_twice += again
         return True

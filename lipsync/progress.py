@@ -187,7 +187,7 @@ class FaceTrack:
 
     async def _runs(self) -> AsyncGenerator[Sequence[range], None]:
         """Chunks to look at, in runs, each handed out once the timeline needs it."""
-        planner = RunPlanner(self._face.index, waste=self._tuning.waste)
+        planner = RunPlanner(self._face.index, tuning=self._tuning)
         tuning = self._tuning
         chunks = source_chunks(self._frame_count, size=tuning.longest_chunk, shortest=tuning.shortest_chunk)
         run: list[range] = []

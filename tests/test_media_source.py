@@ -50,6 +50,21 @@ def test_every_kind_of_source_gives_the_same_bytes_again_and_again(source: Sourc
         assert (second.tell(), second.read(2)) == (10, DATA[10:12])
 
 
+def test_memory_of_somebody_else_is_read_where_it_lies_and_pickles_by_its_bytes() -> None:
+    memory = bytearray(DATA)
+    blob = Blob.over(memoryview(memory), content_hash="known")
+    assert (blob.byte_count, blob.content_hash, blob.head(3)) == (len(DATA), "known", DATA[:3])
+    memory[0] = 77
+    with blob.open() as reader:
+        assert reader.read(2) == bytes([77, 1])
+        reader.seek(-2, os.SEEK_END)
+        assert reader.read() == DATA[-2:]
+        with pytest.raises(ValueError, match="cannot seek"):
+            reader.seek(-1)
+    copy = pickle.loads(pickle.dumps(blob))
+    assert (copy.head(1), copy.content_hash) == (bytes([77]), "known")
+
+
 def test_a_blob_pickles(source: Source) -> None:
     copy = pickle.loads(pickle.dumps(Blob.of(source, limit_bytes=len(DATA))))
     with copy.open() as reader:

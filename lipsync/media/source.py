@@ -17,13 +17,17 @@ _BLOCK = 1 << 20
 class Blob:
     """The bytes of one input: a regular file of the caller's own, or memory. Pickles by path, or by its bytes.
 
+    A ``memoryview`` given to ``over`` is read where it lies (shared memory, a mapped file) and never copied.
+
     A path is looked at once, in ``of``; a file that has another size, date or inode when it is opened again
     raises UnreadableMedia, so that all parts of one request see the same input.
     """
 
     __slots__ = ("_data", "_hash", "_path", "_seen", "byte_count")
 
-    def __init__(self, *, data: bytes | None, path: str | None, seen: tuple[int, ...] | None, byte_count: int) -> None:
+    def __init__(
+        self, *, data: bytes | memoryview | None, path: str | None, seen: tuple[int, ...] | None, byte_count: int
+    ) -> None:
         self._data = data
         self._path = path
         self._seen = seen
@@ -55,6 +59,13 @@ class Blob:
         return blob
 
     @classmethod
+    def over(cls, memory: memoryview, *, content_hash: str) -> Blob:
+        """Bytes of somebody else's, whose SHA-256 is known; the caller keeps them unchanged."""
+        blob = cls(data=memory, path=None, seen=None, byte_count=memory.nbytes)
+        blob._hash = content_hash
+        return blob
+
+    @classmethod
     def _of_path(cls, path: str) -> Blob:
         descriptor, seen = _open_regular(path)
         os.close(descriptor)
@@ -62,6 +73,8 @@ class Blob:
 
     def open(self) -> BinaryIO:
         """A fresh reader at 0 that can seek; memory is shared, not copied."""
+        if isinstance(self._data, memoryview):
+            return cast(BinaryIO, io.BufferedReader(_Memory(self._data), 1 << 16))
         if self._data is not None:
             return io.BytesIO(self._data)
         assert self._path is not None
@@ -88,7 +101,8 @@ class Blob:
         return self._hash
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restore, (self._data, self._path, self._seen, self.byte_count, self._hash)
+        data = bytes(self._data) if isinstance(self._data, memoryview) else self._data
+        return _restore, (data, self._path, self._seen, self.byte_count, self._hash)
 
     def __repr__(self) -> str:
         return f"Blob({self._path or 'memory'}, {self.byte_count:,} bytes)"
@@ -100,6 +114,41 @@ def _restore(
     blob = Blob(data=data, path=path, seen=seen, byte_count=byte_count)
     blob._hash = content_hash
     return blob
+
+
+class _Memory(io.RawIOBase):
+    """Memory read by position, without a copy of the whole."""
+
+    def __init__(self, memory: memoryview) -> None:
+        super().__init__()
+        self._memory = memory.cast("B")
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        piece = self._memory[self._at : self._at + len(buffer)]
+        buffer[: len(piece)] = piece
+        self._at += len(piece)
+        return len(piece)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = _position(offset, whence, at=self._at, size=len(self._memory))
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+
+def _position(offset: int, whence: int, *, at: int, size: int) -> int:
+    start = {os.SEEK_SET: 0, os.SEEK_CUR: at, os.SEEK_END: size}[whence]
+    if start + offset < 0:
+        raise ValueError(f"cannot seek to {start + offset}")
+    return start + offset
 
 
 class _Descriptor(io.RawIOBase):
@@ -123,10 +172,7 @@ class _Descriptor(io.RawIOBase):
         return count
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
-        if start + offset < 0:
-            raise ValueError(f"cannot seek to {start + offset}")
-        self._at = start + offset
+        self._at = _position(offset, whence, at=self._at, size=self._size)
         return self._at
 
     def tell(self) -> int:
