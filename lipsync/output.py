@@ -41,10 +41,9 @@ async def write_file(fragments: AsyncGenerator[Fragment, None], output_path: str
             async for data in stream:
                 with _writing(target), spool.open("ab") as file:
                     file.write(data)
-            with _writing(target):
-                # beside the event loop: remuxing a long result takes a second
-                with ThreadPoolExecutor(1, thread_name_prefix="lipsync-output") as thread:
-                    await call(thread, partial(write_progressive, spool, target))
+            # a thread beside the event loop: remuxing a long result takes a second
+            with _writing(target), ThreadPoolExecutor(1, thread_name_prefix="lipsync-output") as thread:
+                await call(thread, partial(write_progressive, spool, target))
 
 
 @contextmanager
