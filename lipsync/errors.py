@@ -12,6 +12,7 @@
     │   ├── NoVideoStream             no_video_stream
     │   ├── NoAudioStream             no_audio_stream
     │   ├── LimitExceeded             limit_exceeded
+    │   │   ├── InputTooLarge         input_too_large
     │   │   └── DecodeTimeout         decode_timeout
     │   ├── NonFiniteAudio            audio_not_finite
     │   ├── NoFace                    no_face
@@ -120,6 +121,12 @@ class LimitExceeded(InputError):
     """The input is larger, longer or denser than the limits allow."""
 
     slug = "limit_exceeded"
+
+
+class InputTooLarge(LimitExceeded):
+    """A file, or a whole request, has more bytes than are taken."""
+
+    slug = "input_too_large"
 
 
 class DecodeTimeout(LimitExceeded):
@@ -240,6 +247,10 @@ class Overloaded(ServiceError):
     """Refused before any work, because enough is under way; the same request may succeed a little later."""
 
     slug = "overloaded"
+    retry_after_s: float = 1.0
+    """Seconds after which to try again, at the earliest."""
+    reason: str = ""
+    """What there is enough of: ``requests``, ``frames``, ``key`` (this API key's requests) or ``spool``."""
 
 
 class Unauthorized(ServiceError):

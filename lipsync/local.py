@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Hashable, Iterator, Sequence
@@ -32,7 +33,8 @@ class LocalStages:
     """Everything on threads of this process; calls for several requests at once do not disturb each other.
 
     ``create_detector`` makes the detector of an option set's name; it is called once per name. ``cache_entries`` face
-    inputs keep their index, and as many source chunks their detections, by content and options.
+    inputs keep their index, and as many source chunks their detections, by content and options, for ``cache_ttl_s``
+    after their last use.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class LocalStages:
         create_detector: Callable[[DetectorName], Detector],
         workers: int,
         cache_entries: int = 64,
+        cache_ttl_s: float = math.inf,
         encode: Encode = encode_segment,
     ) -> None:
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="lipsync-cpu")
@@ -50,8 +53,8 @@ class LocalStages:
         self._detectors: dict[DetectorName, Detector] = {}
         self._detectors_lock = threading.Lock()
         self._renderer = Renderer(generator, self._threads, encode=encode)
-        self._indexes: LruCache[tuple[MediaInfo, Index]] = LruCache(cache_entries)
-        self._detections: LruCache[ChunkDetections] = LruCache(cache_entries)
+        self._indexes: LruCache[tuple[MediaInfo, Index]] = LruCache(cache_entries, ttl_s=cache_ttl_s)
+        self._detections: LruCache[ChunkDetections] = LruCache(cache_entries, ttl_s=cache_ttl_s)
 
     def encoding_with(self, encode: Encode) -> LocalStages:
         """The same threads, engine and caches, with another end of the line than an mp4 encoder."""
@@ -111,6 +114,10 @@ class LocalStages:
         looking = (options.detector, options.detect_every, options.compat, options.static)
         return (job.face.content_hash, geometry, looking, chunk)
 
+    def load_detector(self, name: DetectorName) -> None:
+        """Load a detector before the first request needs it. Raises DetectorUnavailable."""
+        self._detector(name)
+
     def _detector(self, name: DetectorName) -> Detector:
         with self._detectors_lock:
             if name not in self._detectors:
@@ -123,6 +130,11 @@ class LocalStages:
         """Render on threads, patches from the engine."""
         claim = Claim(request=job.request, priority=job.priority)
         return self._renderer.render(face, run, fps=fps, options=job.options, limits=job.limits, claim=claim)
+
+    def expire(self) -> None:
+        """Throw out what the caches have kept too long, also where nobody calls any more."""
+        self._indexes.expire()
+        self._detections.expire()
 
     def close(self) -> None:
         self._threads.shutdown(wait=True, cancel_futures=True)

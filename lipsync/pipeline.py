@@ -83,6 +83,9 @@ class Report:
     frame_count: int = 0
     mel_columns: int = 0
     detected_frames: int = 0
+    """Source frames that were looked at for faces."""
+    face_frames: int = 0
+    """Source frames that have a face, of those looked at or given."""
     first_fragment_s: float = 0.0
     total_s: float = 0.0
     stage_s: dict[str, float] = field(default_factory=dict)
@@ -129,7 +132,8 @@ async def synchronise(
             report.frame_count += fragment.frame_count
             report.add(fragment.timings_s)
             report.first_fragment_s = report.first_fragment_s or time.perf_counter() - started
-            report.mel_columns, report.detected_frames = heard.columns, track.detected_frames
+            report.mel_columns = heard.columns
+            report.detected_frames, report.face_frames = track.detected_frames, track.face_frames
             tell(Progress("render", report.frame_count, heard.frame_count))
             yield fragment
         report.add({"voice": heard.spent_s, "detect": track.spent_s})

@@ -140,6 +140,11 @@ class FaceTrack:
             raise FaceMissing(self._say_missing(int(segment.source_frames[np.argmax(boxes[:, 2] <= 0)])))
         return boxes
 
+    @property
+    def face_frames(self) -> int:
+        """Source frames known so far to have a face."""
+        return int((self._boxes[:, 2] > 0).sum())
+
     async def whole(self) -> I32:
         """(N, 4) int32 boxes of every source frame."""
         self._want(self._frame_count)

@@ -1,1 +1,4 @@
-"""The Ray Serve application: the library's pipeline over many replicas. It is made next; see the changelog."""
+"""The Ray Serve application: the library's pipeline with its stages on replicas.
+
+Modules here import each other relatively: this folder is called like a part of Ray, and must never hide it.
+"""

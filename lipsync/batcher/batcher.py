@@ -93,6 +93,13 @@ class FrameBatcher(Generic[F]):
         """False once the device failed for good, and after ``close``."""
         return self._fault is None and self._device.healthy
 
+    @property
+    def drawing_for_s(self) -> float:
+        """How long the batch on the device has been there; 0 where there is none. Grows where the device is stuck."""
+        with self._lock:
+            running = self._running
+            return self._clock() - running.started_s if running is not None and running.started_s else 0.0
+
     async def generate(self, crops: U8, crop_index: I32, mel: F32, mel_starts: I32, *, claim: Claim) -> U8:
         """See ``lipsync.render.Generator``. Waits where the queue is full; cancelled, drops what was not yet drawn.
 

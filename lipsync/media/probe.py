@@ -10,7 +10,7 @@ import av
 import av.container
 
 from lipsync.core import AudioInfo, Color, MediaInfo, VideoInfo
-from lipsync.errors import LimitExceeded, NoAudioStream, NoVideoStream, UnreadableMedia, UnsupportedMedia
+from lipsync.errors import InputTooLarge, LimitExceeded, NoAudioStream, NoVideoStream, UnreadableMedia, UnsupportedMedia
 from lipsync.media.animation import frame_durations_ms
 from lipsync.media.container import (
     VIDEO_CODECS,
@@ -254,7 +254,7 @@ def _check_audio(audio: AudioInfo, limits: Limits) -> None:
 
 def _check_bytes(blob: Blob, limit: int, kind: str) -> None:
     if blob.byte_count > limit:
-        raise LimitExceeded(
+        raise InputTooLarge(
             f"The {kind} has {blob.byte_count:,} bytes; at most {limit:,} are allowed. Send a smaller file."
         )
 

@@ -9,7 +9,7 @@ import stat
 from typing import Any, BinaryIO, cast
 
 from lipsync.core import Source
-from lipsync.errors import LimitExceeded, UnreadableMedia
+from lipsync.errors import InputTooLarge, UnreadableMedia
 
 _BLOCK = 1 << 20
 
@@ -38,7 +38,7 @@ class Blob:
     def of(cls, source: Source | Blob, *, limit_bytes: int) -> Blob:
         """A path, the bytes, or a binary file object read from where it stands to its end.
 
-        Raises UnreadableMedia where there is nothing to read, LimitExceeded above ``limit_bytes``.
+        Raises UnreadableMedia where there is nothing to read, InputTooLarge above ``limit_bytes``.
         """
         if isinstance(source, Blob):
             blob = source
@@ -53,7 +53,7 @@ class Blob:
         if blob.byte_count == 0:
             raise UnreadableMedia("The input is empty: 0 bytes. Send the file's content.")
         if blob.byte_count > limit_bytes:
-            raise LimitExceeded(
+            raise InputTooLarge(
                 f"The input has {blob.byte_count:,} bytes; at most {limit_bytes:,} are allowed. Send a smaller file."
             )
         return blob
@@ -61,9 +61,12 @@ class Blob:
     @classmethod
     def over(cls, memory: memoryview, *, content_hash: str) -> Blob:
         """Bytes of somebody else's, whose SHA-256 is known; the caller keeps them unchanged."""
-        blob = cls(data=memory, path=None, seen=None, byte_count=memory.nbytes)
-        blob._hash = content_hash
-        return blob
+        return cls(data=memory, path=None, seen=None, byte_count=memory.nbytes).with_hash(content_hash)
+
+    def with_hash(self, content_hash: str) -> Blob:
+        """The same, whose SHA-256 the caller has computed already."""
+        self._hash = content_hash
+        return self
 
     @classmethod
     def _of_path(cls, path: str) -> Blob:
@@ -225,5 +228,5 @@ def _read_all(reader: BinaryIO, limit_bytes: int) -> bytes:
         blocks.append(block)
         count += len(block)
     if count > limit_bytes:
-        raise LimitExceeded(f"The input has more than {limit_bytes:,} bytes, the most allowed. Send a smaller file.")
+        raise InputTooLarge(f"The input has more than {limit_bytes:,} bytes, the most allowed. Send a smaller file.")
     return b"".join(blocks)

@@ -1,0 +1,206 @@
+"""What is counted and measured, in one list, and one way to say it; where it is exported is a back end's affair.
+
+In one process the back end is prometheus_client (``PrometheusMeters``), on a cluster Ray's (``serve/metrics.py``).
+At most one label each, and few values for it: the series do not grow with callers, files or replicas.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from lipsync.batcher.settings import BatcherCounts, BatchReport
+from lipsync.pipeline import Report
+
+_SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0, 180.0, 600.0)
+_FRAMES = (1.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 384.0, 512.0, 1024.0)
+_SHARES = (0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
+_FEW = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One family. ``label`` is the name of its only label, "" for none; ``buckets`` are a histogram's upper bounds."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    help: str
+    label: str = ""
+    buckets: tuple[float, ...] = ()
+
+
+REQUESTS_RUNNING = Metric("lipsync_requests_running", "gauge", "Requests that were admitted and are being worked on.")
+REQUESTS_WAITING = Metric("lipsync_requests_waiting", "gauge", "Requests whose upload or admission is under way.")
+QUEUED_FRAMES = Metric("lipsync_queued_frames", "gauge", "Frames that wait for a batch, or for room to wait.")
+BATCH_FRAMES = Metric("lipsync_batch_frames", "histogram", "Frames in a batch.", buckets=_FRAMES)
+BATCH_FILL = Metric("lipsync_batch_fill_ratio", "histogram", "Frames in a batch ÷ frames wanted.", buckets=_SHARES)
+BATCH_REQUESTS = Metric("lipsync_batch_requests", "histogram", "Requests that share a batch.", buckets=_FEW)
+DEVICE_BUSY = Metric("lipsync_device_busy_ratio", "gauge", "Share of the last ten seconds spent drawing.")
+FRAMES = Metric("lipsync_frames_total", "counter", "Frames drawn.")
+FIRST_FRAGMENT = Metric(
+    "lipsync_time_to_first_fragment_seconds", "histogram", "From admission to the first fragment.", buckets=_SECONDS
+)
+REQUEST = Metric("lipsync_request_seconds", "histogram", "From admission to the last fragment.", buckets=_SECONDS)
+STAGE = Metric(
+    "lipsync_stage_seconds", "histogram", "A request's time in one stage, all its workers added up.", "stage", _SECONDS
+)
+REJECTED = Metric("lipsync_rejected_total", "counter", "Requests answered with an error, by its slug.", "reason")
+CANCELLED = Metric("lipsync_cancelled_total", "counter", "Requests whose caller went away.")
+RETRIES = Metric("lipsync_segment_retries_total", "counter", "Pieces of work done again, since a worker died.")
+OUT_OF_MEMORY = Metric("lipsync_oom_total", "counter", "Batches that did not fit into the device's memory.")
+NON_FINITE = Metric("lipsync_nonfinite_total", "counter", "Frames drawn again because they came out NaN or infinite.")
+
+METRICS: tuple[Metric, ...] = (
+    REQUESTS_RUNNING,
+    REQUESTS_WAITING,
+    QUEUED_FRAMES,
+    BATCH_FRAMES,
+    BATCH_FILL,
+    BATCH_REQUESTS,
+    DEVICE_BUSY,
+    FRAMES,
+    FIRST_FRAGMENT,
+    REQUEST,
+    STAGE,
+    REJECTED,
+    CANCELLED,
+    RETRIES,
+    OUT_OF_MEMORY,
+    NON_FINITE,
+)
+"""All of them, as the docs list them."""
+
+
+class Meters(Protocol):
+    """Where metrics go. ``label`` is the value of the metric's label, "" where it has none."""
+
+    def add(self, metric: Metric, amount: float = 1.0, *, label: str = "") -> None:
+        """Count up; an amount of 0 does nothing."""
+        ...
+
+    def set(self, metric: Metric, value: float) -> None: ...
+
+    def observe(self, metric: Metric, value: float, *, label: str = "") -> None: ...
+
+
+class NoMeters:
+    """Goes nowhere."""
+
+    def add(self, metric: Metric, amount: float = 1.0, *, label: str = "") -> None:
+        pass
+
+    def set(self, metric: Metric, value: float) -> None:
+        pass
+
+    def observe(self, metric: Metric, value: float, *, label: str = "") -> None:
+        pass
+
+
+class PrometheusMeters:
+    """Into a prometheus_client registry, one for each. ``start_http_server(port, registry=…)`` shows it."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._counters: dict[str, Counter] = {}
+        self._gauges: dict[str, Gauge] = {}
+        self._histograms: dict[str, Histogram] = {}
+        for metric in METRICS:
+            labels = [metric.label] if metric.label else []
+            if metric.kind == "counter":
+                self._counters[metric.name] = Counter(metric.name, metric.help, labels, registry=registry)
+            elif metric.kind == "gauge":
+                self._gauges[metric.name] = Gauge(metric.name, metric.help, labels, registry=registry)
+            else:
+                self._histograms[metric.name] = Histogram(
+                    metric.name, metric.help, labels, registry=registry, buckets=metric.buckets
+                )
+
+    def add(self, metric: Metric, amount: float = 1.0, *, label: str = "") -> None:
+        counter = self._counters[metric.name]
+        (counter.labels(label) if metric.label else counter).inc(amount)
+
+    def set(self, metric: Metric, value: float) -> None:
+        self._gauges[metric.name].set(value)
+
+    def observe(self, metric: Metric, value: float, *, label: str = "") -> None:
+        histogram = self._histograms[metric.name]
+        (histogram.labels(label) if metric.label else histogram).observe(value)
+
+
+class RequestMeter:
+    """Watches the requests of one process."""
+
+    def __init__(self, meters: Meters) -> None:
+        self._meters = meters
+        self._running = 0
+
+    @contextmanager
+    def watch(self, report: Report) -> Iterator[None]:
+        """For as long as one request is worked on; ``report`` is the one that its pipeline fills in."""
+        self._count(1)
+        try:
+            yield
+        except (asyncio.CancelledError, GeneratorExit):
+            self._meters.add(CANCELLED)
+            raise
+        else:
+            self._meters.observe(FIRST_FRAGMENT, report.first_fragment_s)
+            self._meters.observe(REQUEST, report.total_s)
+            for stage, spent_s in report.stage_s.items():
+                self._meters.observe(STAGE, spent_s, label=stage)
+        finally:
+            self._count(-1)
+
+    def _count(self, more: int) -> None:
+        self._running += more
+        self._meters.set(REQUESTS_RUNNING, self._running)
+
+
+class BatchMeter:
+    """Watches one batcher and its engine. ``on_batch`` goes to the batcher; ``refresh`` is called now and then."""
+
+    WINDOW_S = 10.0
+
+    def __init__(self, meters: Meters, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._meters = meters
+        self._clock = clock
+        self._drawn: deque[tuple[float, float, int]] = deque()  # when it ended, how long it took, frames
+        self._out_of_memory = self._redone = 0
+
+    def on_batch(self, report: BatchReport) -> None:
+        self._meters.observe(BATCH_FRAMES, report.frames)
+        self._meters.observe(BATCH_FILL, report.frames / report.room)
+        self._meters.observe(BATCH_REQUESTS, report.requests)
+        self._meters.add(FRAMES, report.frames)
+        self._drawn.append((self._clock(), report.drawing_s, report.frames))
+
+    def refresh(self, counts: BatcherCounts, *, out_of_memory: int, redone: int) -> None:
+        """Set what is a state, from the batcher's counts and the engine's totals."""
+        self._meters.set(QUEUED_FRAMES, counts.queued_frames + counts.held_frames)
+        self._meters.set(DEVICE_BUSY, self.busy_ratio)
+        self._meters.add(OUT_OF_MEMORY, out_of_memory - self._out_of_memory)
+        self._meters.add(NON_FINITE, redone - self._redone)
+        self._out_of_memory, self._redone = out_of_memory, redone
+
+    @property
+    def busy_ratio(self) -> float:
+        """Share of the last ten seconds that went into drawing."""
+        return min(1.0, sum(took_s for _, took_s, _ in self._recent()) / self.WINDOW_S)
+
+    @property
+    def frames_per_s(self) -> float:
+        """Frames per second of drawing, over the last ten seconds; 0 where nothing was drawn."""
+        recent = self._recent()
+        drawing_s = sum(took_s for _, took_s, _ in recent)
+        return sum(frames for _, _, frames in recent) / drawing_s if drawing_s > 0 else 0.0
+
+    def _recent(self) -> list[tuple[float, float, int]]:
+        while self._drawn and self._drawn[0][0] < self._clock() - self.WINDOW_S:
+            self._drawn.popleft()
+        return list(self._drawn)

@@ -1,0 +1,54 @@
+"""The application: the deployments, composed. The only place where anything is bound.
+
+Ingress ──▶ Admission
+   ├──────▶ Preprocessor
+   └──────▶ Renderer ──▶ Generator
+"""
+
+from __future__ import annotations
+
+import ray
+from ray import serve
+from ray.serve import Application, Deployment
+
+from .admission import Admission
+from .generator import Generator
+from .ingress import Ingress, api
+from .preprocessor import Preprocessor
+from .renderer import Renderer
+from .settings import Settings
+
+
+def build(settings: Settings) -> Application:
+    """What ``serve_config.yaml`` names. Raises ValueError where the settings do not fit the cluster."""
+    device = _device(settings)
+    if settings.s3fd_path is not None and device != "cuda":
+        raise ValueError("s3fd needs a share of a GPU on the Preprocessors, and there is none. Leave s3fd_path out.")
+    options = {"num_gpus": settings.generator.gpus if device == "cuda" else 0, "num_cpus": 1}
+    generator = _deployment(Generator).options(ray_actor_options=options, health_check_period_s=2)
+    return compose(settings, generator, device=device)
+
+
+def compose(settings: Settings, generator: Deployment, *, device: str) -> Application:
+    """The application with any deployment in the Generator's place that takes the same arguments and calls."""
+    drawing = generator.bind(settings, device)
+    return _deployment(serve.ingress(api)(Ingress)).bind(
+        settings,
+        _deployment(Preprocessor).bind(settings),
+        _deployment(Renderer).bind(settings, drawing),
+        drawing,
+        _deployment(Admission).options(ray_actor_options={"num_cpus": 0}).bind(settings.admission),
+    )
+
+
+def _deployment(replica: type) -> Deployment:
+    made: Deployment = serve.deployment(replica)  # type: ignore[assignment]
+    return made
+
+
+def _device(settings: Settings) -> str:
+    if settings.generator.device != "auto":
+        return settings.generator.device
+    resources: dict[str, float] = ray.cluster_resources() if ray.is_initialized() else {}  # type: ignore[no-untyped-call]
+    has_gpus = resources.get("GPU", 0) > 0
+    return "cuda" if has_gpus else "cpu"

@@ -1,0 +1,128 @@
+"""The Ingress's side of admission: asks the books, renews what it holds, and decides alone while they are away."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from time import monotonic
+from typing import Any
+
+from lipsync.errors import InputCrashedWorker, LipsyncError, Overloaded
+
+from .admission import Books, Decision, Lease
+from .faults import cause_of, fault_of
+from .settings import AdmissionSettings
+
+log = logging.getLogger("ray.serve")
+_ANSWER_WITHIN_S = 5.0
+_REFUSAL_HOLDS_S = 0.25
+"""While everything is taken, callers are told so without asking the books each time."""
+_SAYINGS = {
+    "requests": "As many requests are under way as this service takes.",
+    "frames": "As much video is being made as this service takes at once.",
+    "key": "This API key has as many requests under way as it may.",
+}
+
+
+class Pass:
+    """A request that has entered."""
+
+    def __init__(self, gate: Gate, lease: Lease) -> None:
+        self._gate = gate
+        self.lease = lease
+
+    async def know(self, frames: int, hashes: Sequence[str]) -> None:
+        """Its frames and its inputs are known now. Raises Overloaded, InputCrashedWorker."""
+        self.lease = replace(self.lease, frames=frames)
+        await self._gate.know(self, hashes)
+
+
+class Gate:
+    """``books`` is the handle of the Admission deployment."""
+
+    def __init__(self, books: Any, settings: AdmissionSettings) -> None:
+        self._books = books
+        self._settings = settings
+        self._own = Books(settings)
+        self._held: dict[str, Lease] = {}
+        self._full_until_s = 0.0
+        self._renewing: asyncio.Task[None] | None = None
+
+    @asynccontextmanager
+    async def request(self, name: str, *, key: str) -> AsyncIterator[Pass]:
+        """For as long as a request is under way. Raises Overloaded at once where there is no room."""
+        if monotonic() < self._full_until_s:
+            raise _refusal(Decision("requests", self._settings.retry_after_s))
+        lease = Lease(name, key)
+        decision = await self._decide(self._books.enter.remote(lease), lambda: self._own.enter(lease))
+        if decision.reason == "requests":
+            self._full_until_s = monotonic() + _REFUSAL_HOLDS_S
+        if decision.reason:
+            raise _refusal(decision)
+        self._hold(lease)
+        try:
+            yield Pass(self, lease)
+        finally:
+            self._held.pop(name, None)
+            self._own.leave(name)
+            self._books.leave.remote(name)  # nobody waits for it: an entry that stays runs out
+
+    async def know(self, entered: Pass, hashes: Sequence[str]) -> None:
+        lease = entered.lease
+        decision = await self._decide(self._books.know.remote(lease, hashes), lambda: self._own.know(lease, hashes))
+        if decision.reason:
+            raise _refusal(decision)
+        self._hold(lease)
+
+    async def accuse(self, content_hash: str) -> None:
+        self._own.accuse(content_hash)
+        await _try(self._books.accuse.remote(content_hash))
+
+    async def has_room(self) -> bool:
+        """Whether a request would be let in now; False where nobody answers."""
+        return bool(await _try(self._books.has_room.remote()))
+
+    def _hold(self, lease: Lease) -> None:
+        self._held[lease.request] = lease
+        self._own.renew([lease])
+        if self._renewing is None or self._renewing.done():
+            self._renewing = asyncio.create_task(self._renew())
+
+    async def _renew(self) -> None:
+        while self._held:
+            await asyncio.sleep(self._settings.lease_s / 3)
+            held = list(self._held.values())
+            self._own.renew(held)
+            await _try(self._books.renew.remote(held))
+
+    async def _decide(self, asked: Awaitable[Decision], alone: Any) -> Decision:
+        answer = await _try(asked)
+        decision: Decision = alone() if answer is None else answer
+        return decision
+
+
+async def _try(asked: Awaitable[Any]) -> Any:
+    """The answer, or None where the books do not answer; errors that are not a lost worker's are raised."""
+    try:
+        async with asyncio.timeout(_ANSWER_WITHIN_S):
+            return await asked
+    except TimeoutError:
+        log.warning("admission does not answer; this replica decides alone")
+    except Exception as error:
+        if fault_of(error) is None:
+            raise cause_of(error) from None
+        log.warning(f"admission is away ({type(cause_of(error)).__name__}); this replica decides alone")
+    return None
+
+
+def _refusal(decision: Decision) -> LipsyncError:
+    if decision.reason == "input":
+        return InputCrashedWorker(
+            "Two workers died on this input a while ago, and it will not be tried again. Re-encode it, or send another."
+        )
+    refused = Overloaded(f"{_SAYINGS[decision.reason]} Try again in {decision.retry_after_s:g} s.")
+    refused.retry_after_s, refused.reason = decision.retry_after_s, decision.reason
+    return refused

@@ -1,0 +1,96 @@
+"""The Preprocessor: a CPU replica that probes and indexes, hears the voice, and looks for faces."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from functools import partial
+from itertools import count
+
+from lipsync.core import F32, I32, U8, Claim, VoiceChunk
+from lipsync.detection import detector_from_files
+from lipsync.errors import EngineError
+from lipsync.faces.chunk import ChunkDetections
+from lipsync.local import LocalStages
+from lipsync.media.probe import probe_voice
+from lipsync.media.source import Blob
+from lipsync.pipeline import Job
+from lipsync.plan import Span, Timeline
+from lipsync.voice.mel import warm_up as warm_up_mel
+
+from .logs import quiet_opencv
+from .settings import Settings
+from .wire import FaceHeader, JobRef, Opened, Stills
+
+
+class Preprocessor:
+    """Sandbox for untrusted media, like the Renderer: holds no keys."""
+
+    def __init__(self, settings: Settings) -> None:
+        os.environ.pop(settings.auth.keys_env, None)
+        quiet_opencv()
+        worker = settings.preprocessor
+        self._stages = LocalStages(
+            _NoGenerator(),
+            create_detector=partial(detector_from_files, settings.yunet_path, settings.s3fd_path, "auto", 16),
+            workers=worker.threads,
+            cache_entries=worker.cache_entries,
+            cache_ttl_s=worker.cache_ttl_s,
+        )
+        self._stills = Stills(entries=worker.cache_entries, ttl_s=worker.cache_ttl_s)
+        warm_up_mel()
+        self._stages.load_detector("auto")
+
+    async def open(self, ref: JobRef) -> Opened:
+        """Both inputs' headers. Raises the errors of probing and indexing either."""
+        job = await ref.resolve()
+        face = await self._stages.open_face(job)
+        timeline = Timeline(face.index, face.video, job.options, is_image=face.is_image, limits=job.limits)
+        return Opened(FaceHeader.of(face), _expected_frames(job, timeline))
+
+    async def voice(self, ref: JobRef, span: Span, *, skip: int) -> AsyncGenerator[VoiceChunk, None]:
+        """The voice's chunks from number ``skip`` on: what was delivered before a replica died is not sent again."""
+        job = await ref.resolve()
+        numbers = count()
+        async with aclosing(self._stages.voice(job, span)) as chunks:
+            async for chunk in chunks:
+                if next(numbers) >= skip:
+                    yield chunk
+
+    async def detect(
+        self, ref: JobRef, header: FaceHeader, chunks: Sequence[range]
+    ) -> AsyncGenerator[ChunkDetections, None]:
+        """See ``lipsync.pipeline.Stages``."""
+        job = await ref.resolve()
+        async with aclosing(self._stages.detect(job, self._stills.open(job, header), chunks)) as found:
+            async for detections in found:
+                yield detections
+
+    def check_health(self) -> None:
+        """Ray calls this now and then: the time to forget what is old."""
+        self._stages.expire()
+        self._stills.expire()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_stages"):
+            self._stages.close()
+
+
+def _expected_frames(job: Job, timeline: Timeline) -> int:
+    """Output frames as far as the headers tell. Raises the errors of ``probe_voice``."""
+    if not isinstance(job.voice, Blob) or not job.voice.byte_count:
+        return 0
+    info = probe_voice(job.voice, job.limits).audio
+    heard_s = info.duration_s if info is not None and info.duration_s is not None else 0.0
+    if timeline.span.at_least is not None:
+        heard_s = max(heard_s, float(timeline.span.at_least))
+    if timeline.span.at_most is not None:
+        heard_s = min(heard_s, float(timeline.span.at_most))
+    return math.ceil(heard_s * timeline.fps)
+
+
+class _NoGenerator:
+    async def generate(self, crops: U8, crop_index: I32, mel: F32, mel_starts: I32, *, claim: Claim) -> U8:
+        raise EngineError("A Preprocessor draws no faces. Report this as a defect.")

@@ -1,0 +1,84 @@
+"""Errors as HTTP answers: RFC 9457 problem documents with the library's slugs. Status codes live here alone."""
+
+from __future__ import annotations
+
+import math
+from http import HTTPStatus
+from typing import Any
+
+from fastapi.responses import JSONResponse
+
+from lipsync.errors import (
+    Closed,
+    DeadlineExceeded,
+    DecodeTimeout,
+    InputError,
+    InputTooLarge,
+    InvalidOption,
+    LipsyncError,
+    MalformedRequest,
+    Overloaded,
+    Unauthorized,
+    UnsupportedMedia,
+    WorkerLost,
+)
+
+STATUS: dict[type[LipsyncError], int] = {
+    LipsyncError: 500,
+    InputError: 422,
+    MalformedRequest: 400,
+    InvalidOption: 400,
+    InputTooLarge: 413,
+    UnsupportedMedia: 415,
+    DecodeTimeout: 422,
+    Unauthorized: 401,
+    Overloaded: 503,
+    WorkerLost: 503,
+    Closed: 503,
+    DeadlineExceeded: 504,
+}
+"""By the nearest class of an error's."""
+KEY_STATUS = 429
+"""An Overloaded that only this caller's own requests are the reason of."""
+
+
+def status_of(error: LipsyncError) -> int:
+    if isinstance(error, Overloaded) and error.reason == "key":
+        return KEY_STATUS
+    return next(STATUS[cls] for cls in type(error).__mro__ if cls in STATUS)
+
+
+def reason_of(error: LipsyncError) -> str:
+    """The label that a refusal is counted under."""
+    return f"overloaded_{error.reason}" if isinstance(error, Overloaded) and error.reason else error.slug
+
+
+def document(error: LipsyncError, request_id: str) -> dict[str, Any]:
+    """The body: ``detail`` is the library's own sentence, which names no path and no address of ours."""
+    status = status_of(error)
+    return {
+        "type": f"urn:lipsync:error:{error.slug}",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": error.detail,
+        "error": error.slug,
+        "request_id": request_id,
+    }
+
+
+def answer(error: LipsyncError, request_id: str) -> JSONResponse:
+    headers = {"X-Request-Id": request_id}
+    if isinstance(error, Overloaded):
+        headers["Retry-After"] = str(math.ceil(error.retry_after_s))
+    elif status_of(error) == HTTPStatus.SERVICE_UNAVAILABLE:
+        headers["Retry-After"] = "1"
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"
+    return JSONResponse(
+        document(error, request_id), status_of(error), headers=headers, media_type="application/problem+json"
+    )
+
+
+def internal(request_id: str) -> JSONResponse:
+    """For an error that nobody foresaw: it is in the log, under this id."""
+    return answer(LipsyncError(f"Something failed that should not. The log has it under {request_id}."), request_id)

@@ -1,0 +1,140 @@
+"""One request from its files to its fragments: admission, the pipeline on replicas, deadline, metrics, log."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Awaitable
+from contextlib import AsyncExitStack, ExitStack, aclosing
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+from uuid import uuid4
+
+from lipsync import pipeline
+from lipsync.core import Fragment
+from lipsync.errors import DeadlineExceeded, LipsyncError, ResultTooLarge
+from lipsync.media.source import Blob
+from lipsync.metrics import REJECTED, REQUESTS_WAITING, Meters, RequestMeter
+from lipsync.options import Options
+from lipsync.pipeline import Job, Report
+
+from .faults import cause_of
+from .gate import Gate, Pass
+from .logs import log_request
+from .problems import reason_of
+from .settings import Settings
+from .spool import Spool, SpoolFolder
+from .stages import Handles, RequestStages
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Request:
+    """A request that has entered: its place in the spool, and what it came to so far."""
+
+    id: str
+    entered: Pass
+    folder: SpoolFolder
+    report: Report = field(default_factory=Report)
+    began_s: float = field(default_factory=time.monotonic)
+
+
+class Desk:
+    """Takes requests in; one for each Ingress replica."""
+
+    def __init__(self, settings: Settings, handles: Handles, admission: Any, meters: Meters) -> None:
+        self._settings, self._handles, self._meters = settings, handles, meters
+        self.gate = Gate(admission, settings.admission)
+        self._spool = Spool(settings.spool)
+        self._meter = RequestMeter(meters)
+        self._waiting = 0
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def enter(self, stack: AsyncExitStack, *, request_id: str, key: str) -> Request:
+        """Let a request in; it leaves when ``stack`` is closed. Raises Overloaded at once where there is no room."""
+        entered = await stack.enter_async_context(self.gate.request(uuid4().hex, key=key))
+        return Request(request_id, entered, stack.enter_context(self._spool.folder()))
+
+    def waiting(self, stack: ExitStack) -> None:
+        """Count a request as waiting until ``stack`` is closed."""
+        self._count_waiting(1)
+        stack.callback(self._count_waiting, -1)
+
+    def _count_waiting(self, more: int) -> None:
+        self._waiting += more
+        self._meters.set(REQUESTS_WAITING, self._waiting)
+
+    def stages(self, request: Request, face: Blob, voice: Blob | None) -> RequestStages:
+        hashes = [face.content_hash] + ([] if voice is None else [voice.content_hash])
+        return RequestStages(
+            self._handles,
+            face=face,
+            voice=voice,
+            tries=self._settings.tries,
+            meters=self._meters,
+            admitted=lambda frames: request.entered.know(frames, hashes),
+            accuse=self.gate.accuse,
+        )
+
+    async def fragments(
+        self, request: Request, *, face: Blob, voice: Blob, options: Options
+    ) -> AsyncGenerator[Fragment, None]:
+        """The library's pipeline over the replicas. Raises the library's errors, and no others of Ray's."""
+        job = Job(face, voice, options, self._settings.limits, request=request.entered.lease.request)
+        stages = self.stages(request, face, voice)
+        made = pipeline.synchronise(job, stages, tuning=self._settings.tuning, report=request.report)
+        sent_bytes = 0
+        with self._meter.watch(request.report):
+            async with aclosing(made):
+                while (fragment := await self._in_time(request, anext(made, None))) is not None:
+                    sent_bytes += len(fragment.data)
+                    if sent_bytes > self._settings.result_bytes:
+                        raise ResultTooLarge(
+                            f"The result has more than {self._settings.result_bytes:,} bytes. Ask for a smaller size, "
+                            "a higher crf, or a shorter voice."
+                        )
+                    yield fragment
+        log_request(
+            {"request_id": request.id, "frames": request.report.frame_count, "puts": stages.puts}
+            | {f"{name}_ms": round(spent_s * 1000, 1) for name, spent_s in timings(request.report).items()}
+        )
+
+    async def boxes(self, request: Request, *, face: Blob, options: Options) -> str:
+        """The face's box in every source frame, as JSON. Raises NoFace and the errors of reading the input."""
+        job = Job(face, EMPTY, options, self._settings.limits, request=request.entered.lease.request)
+        found = pipeline.find_track(job, self.stages(request, face, None), tuning=self._settings.tuning)
+        return await self._in_time(request, found)
+
+    async def _in_time(self, request: Request, work: Awaitable[T]) -> T:
+        left_s = request.began_s + self._settings.deadline_s - time.monotonic()
+        try:
+            async with asyncio.timeout(left_s):
+                return await work
+        except TimeoutError as error:
+            raise DeadlineExceeded(
+                f"The request took longer than {self._settings.deadline_s:g} s. Send less, or try when it is calmer."
+            ) from error
+
+    def refuse(self, error: Exception) -> LipsyncError | None:
+        """An error as the caller is told of it, counted; None where it is none of the library's."""
+        cause = cause_of(error)
+        if not isinstance(cause, LipsyncError):
+            return None
+        self._meters.add(REJECTED, label=reason_of(cause))
+        return cause
+
+    def leave(self, stack: AsyncExitStack) -> None:
+        """Close a request's stack in a task of its own, which a caller that goes away cannot cancel."""
+        task = asyncio.create_task(stack.aclose())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+
+EMPTY = Blob(data=b"", path=None, seen=None, byte_count=0)
+"""Stands for the voice of a request that only looks for faces."""
+
+
+def timings(report: Report) -> dict[str, float]:
+    """Seconds by stage, all workers' added up, and in all: for headers, the log and the end of a stream."""
+    return report.stage_s | {"first": report.first_fragment_s, "total": report.total_s}

@@ -1,0 +1,115 @@
+"""The spool: where uploads and results lie while their request runs, bounded in bytes and in age."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lipsync.errors import InputTooLarge, Overloaded
+from lipsync.media.source import Blob
+
+from .settings import SpoolSettings
+
+_PREFIX = "request-"
+
+
+class Spool:
+    """One for each process. A request gets a folder of its own, which goes when the request does.
+
+    What a process that died left behind is removed, by the next one that looks, once it is ``ttl_s`` old.
+    """
+
+    def __init__(self, settings: SpoolSettings) -> None:
+        self._settings = settings
+        self._root = Path(settings.folder or Path(tempfile.gettempdir()) / f"lipsync-spool-{os.getuid()}")
+        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock = threading.Lock()
+        self.byte_count = 0
+
+    @contextmanager
+    def folder(self) -> Iterator[SpoolFolder]:
+        """A request's place. Removed with all that is in it."""
+        self.sweep()
+        place = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=self._root))
+        folder = SpoolFolder(self, place)
+        try:
+            yield folder
+        finally:
+            self.give_back(folder.byte_count)
+            shutil.rmtree(place, ignore_errors=True)
+
+    def take(self, count: int) -> None:
+        """Book ``count`` bytes more. Raises Overloaded where the spool is full."""
+        with self._lock:
+            if self.byte_count + count > self._settings.bytes:
+                full = Overloaded("The service's room for uploads is full. Try again in a moment.")
+                full.reason = "spool"
+                raise full
+            self.byte_count += count
+
+    def give_back(self, count: int) -> None:
+        with self._lock:
+            self.byte_count -= count
+
+    def sweep(self) -> None:
+        """Remove folders that nobody has written to for so long that their process must be gone."""
+        oldest_s = time.time() - self._settings.ttl_s
+        for folder in self._root.glob(_PREFIX + "*"):
+            try:
+                if folder.stat().st_mtime < oldest_s:
+                    shutil.rmtree(folder, ignore_errors=True)
+            except FileNotFoundError:
+                continue  # another process was quicker
+
+
+class SpoolFolder:
+    """One request's files. Names are made here: nothing a caller sends becomes part of a path."""
+
+    def __init__(self, spool: Spool, place: Path) -> None:
+        self._spool = spool
+        self.place = place
+        self.byte_count = 0
+
+    def book(self, count: int) -> None:
+        """Raises Overloaded."""
+        self._spool.take(count)
+        self.byte_count += count
+
+    def file(self, name: str, *, limit_bytes: int) -> SpoolFile:
+        return SpoolFile(self, self.place / name, limit_bytes=limit_bytes)
+
+
+class SpoolFile:
+    """A file that is being received: counted and hashed as it grows."""
+
+    def __init__(self, folder: SpoolFolder, path: Path, *, limit_bytes: int) -> None:
+        self._folder, self._path, self._limit_bytes = folder, path, limit_bytes
+        self._file = path.open("wb")
+        self._digest = hashlib.sha256()
+        self.byte_count = 0
+
+    def write(self, data: bytes) -> None:
+        """Raises InputTooLarge above the file's limit, Overloaded where the spool is full."""
+        self.byte_count += len(data)
+        if self.byte_count > self._limit_bytes:
+            raise InputTooLarge(
+                f"The file has more than {self._limit_bytes:,} bytes, the most allowed. Send a smaller one."
+            )
+        self._folder.book(len(data))
+        self._file.write(data)
+        self._digest.update(data)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def blob(self) -> Blob:
+        """What was received. Raises UnreadableMedia where that is nothing."""
+        self._file.close()
+        return Blob.of(self._path, limit_bytes=self._limit_bytes).with_hash(self._digest.hexdigest())
