@@ -289,3 +289,11 @@ def all_errors() -> list[type[LipsyncError]]:
     for error in found:
         found.extend(error.__subclasses__())
     return list(dict.fromkeys(found))
+
+
+def named(slug: str, detail: str) -> LipsyncError:
+    """The error that a slug of another process stands for; an unknown one makes a ServiceError that says it."""
+    for error in all_errors():
+        if error.slug == slug:
+            return error(detail)
+    return ServiceError(f"{detail} ({slug})" if slug else detail)

@@ -5,8 +5,10 @@ Every field carries its help text; the docs' tables, the command line and the se
 
 from __future__ import annotations
 
+import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -121,6 +123,31 @@ class Options:
         self._check_ranges()
         self._check_combinations()
 
+    @classmethod
+    def from_mapping(cls, given: Mapping[str, Any]) -> Options:
+        """Options by name, each value as JSON has it. Raises InvalidOption, also for a name that is none."""
+        for name in given:
+            if name not in _HINTS:
+                raise InvalidOption(f"There is no option {_short(name)}. The options are {', '.join(_HINTS)}.")
+        return cls(**given)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Options:
+        """What ``to_json`` wrote: one JSON object, each option at most once. Raises InvalidOption."""
+        try:
+            given = json.loads(text, object_pairs_hook=_each_once)
+        except (ValueError, RecursionError) as error:
+            raise InvalidOption(f'The options are not JSON ({error}). Send an object such as {{"crf": 20}}.') from error
+        if not isinstance(given, dict):
+            raise InvalidOption('The options must be one JSON object, such as {"crf": 20}.')
+        return cls.from_mapping(given)
+
+    def to_json(self) -> str:
+        """One JSON object of the options that differ from their defaults, frame rates as "N/D"."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        changed = {item.name: values[item.name] for item in fields(self) if values[item.name] != item.default}
+        return json.dumps(changed, default=str, separators=(",", ":"))
+
     def _check_ranges(self) -> None:
         _in_range("fps", None if self.fps is None else float(self.fps), 1, 120)
         _in_range("audio_offset_ms", self.audio_offset_ms, -10_000, 10_000)
@@ -153,6 +180,13 @@ class Options:
 
 _RATE = re.compile(r"\d{1,7}(\.\d{1,9})?(/\d{1,7})?")
 Precision = Literal["fp32", "fp16", "bf16"]
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    given = dict(pairs)
+    if len(given) != len(pairs):
+        raise ValueError("a name is there twice")
+    return given
 
 
 def _in_range(name: str, value: float | None, low: float, high: float) -> None:

@@ -1,6 +1,7 @@
 """Promises that hold the whole together: layers, errors, options, docs."""
 
 import ast
+import json
 import pickle
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lipsync.errors import InvalidOption, LipsyncError, all_errors
+from lipsync.errors import InvalidOption, LipsyncError, ServiceError, all_errors, named
 from lipsync.options import Limits, Options, parse_fps
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -92,6 +93,40 @@ def test_lists_from_json_become_tuples_and_numbers_keep_their_kind():
     assert options.crf == 20 and type(options.crf) is int
     assert type(options.audio_offset_ms) is float
     assert pickle.loads(pickle.dumps(options)) == options
+
+
+@pytest.mark.parametrize(
+    "options",
+    [Options(), Options(crf=20, fps="29.97", label=True, audio_offset_ms=-0.5), Options(box=(0, 10, 0, 10), crop=(0, -1, 0, -1)),
+     Options(boxes=((1, 2, 30, 40), None), boxes_size=(64, 48)), Options(face_choice="point", face_point=(1.5, 2, 0.1)),
+     Options(sync_mode="bounce", resize=(640, 360), pads=(-5, 0, 0, 0))],
+    ids=str,
+)  # fmt: skip
+def test_options_go_through_json_and_say_only_what_differs(options):
+    again = Options.from_json(options.to_json())
+    assert again == options
+    said = json.loads(options.to_json())
+    assert set(said) == {item.name for item in fields(Options) if getattr(options, item.name) != item.default}
+    assert Options.from_json(options.to_json().encode()) == options == Options.from_mapping(said)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [('{"cfr": 20}', "'cfr'"), ('{"crf": "20"}', "crf"), ('{"crf": NaN}', "crf"), ('{"crf": 1, "crf": 2}', "twice"), ("[]", "object"),
+     ("null", "object"), ("", "not JSON"), ("{", "not JSON"), ("[" * 100_000, "not JSON"), ('{"crf": ' + "9" * 5000 + "}", "JSON"),
+     (b"\xff\xfe\xfd", "not JSON"), ('{"self": 1}', "'self'"), ('{"": 1}', "''"), ('{"fps": {"a": 1}}', "fps"), ('{"boxes": [[1,2]]}', "boxes")],
+    ids=lambda text: repr(text[:40]),
+)  # fmt: skip
+def test_wrong_options_in_json_are_refused_by_name(text, said):
+    with pytest.raises(InvalidOption, match=said):
+        Options.from_json(text)
+
+
+def test_an_error_is_found_by_its_slug_and_an_unknown_one_keeps_its_text():
+    for error in all_errors():
+        assert type(named(error.slug, "why")) is error
+    unknown = named("of_tomorrow", "why")
+    assert type(unknown) is ServiceError and unknown.detail == "why (of_tomorrow)"
 
 
 @pytest.mark.parametrize(
