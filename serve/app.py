@@ -13,7 +13,7 @@ from ray.serve import Application, Deployment
 
 from .admission import Admission
 from .generator import Generator
-from .ingress import Ingress, api
+from .ingress import Ingress
 from .preprocessor import Preprocessor
 from .renderer import Renderer
 from .settings import Settings
@@ -32,7 +32,7 @@ def build(settings: Settings) -> Application:
 def compose(settings: Settings, generator: Deployment, *, device: str) -> Application:
     """The application with any deployment in the Generator's place that takes the same arguments and calls."""
     drawing = generator.bind(settings, device)
-    return _deployment(serve.ingress(api)(Ingress)).bind(
+    return _deployment(serve.ingress()(Ingress)).bind(
         settings,
         _deployment(Preprocessor).bind(settings),
         _deployment(Renderer).bind(settings, drawing),

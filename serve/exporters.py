@@ -21,7 +21,7 @@ async def gather() -> str:
 
 
 def _addresses() -> list[str]:
-    alive = (node for node in ray.nodes() if node["Alive"])
+    alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     return [f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}" for node in alive]
 
 

@@ -67,7 +67,7 @@ def document(error: LipsyncError, request_id: str) -> dict[str, Any]:
 
 
 def answer(error: LipsyncError, request_id: str) -> JSONResponse:
-    headers = {"X-Request-Id": request_id}
+    headers: dict[str, str] = {}
     if isinstance(error, Overloaded):
         headers["Retry-After"] = str(math.ceil(error.retry_after_s))
     elif status_of(error) == HTTPStatus.SERVICE_UNAVAILABLE:

@@ -1,0 +1,90 @@
+"""The served application from Python inside the cluster: the same three calls, comfortably.
+
+from serve.handle import connect
+video = connect().lipsync(face_bytes, voice_bytes, Options(crf=20))
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+from ray import serve
+
+from lipsync.core import Source
+from lipsync.media.source import Blob
+from lipsync.options import Limits, Options
+
+from .faults import cause_of
+
+
+class AppHandle:
+    """Calls on the Ingress's handle. Files and results go by reference, so that any size works in both of Ray Serve's
+    transports; errors are the library's own, without Ray's wrapping. Calls block; their ``async`` twins do not."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+
+    def lipsync(self, face: Source, audio: Source, options: Options | None = None) -> bytes:
+        """The bytes of an mp4. Raises the library's errors."""
+        with _plain_errors():
+            found: bytes = self._call("lipsync").remote(_read(face), _read(audio), _named(options)).result()
+            return found
+
+    async def lipsync_async(self, face: Source, audio: Source, options: Options | None = None) -> bytes:
+        """The same, awaited."""
+        with _plain_errors():
+            found: bytes = await self._call("lipsync").remote(_read(face), _read(audio), _named(options))
+            return found
+
+    def stream(self, face: Source, audio: Source, options: Options | None = None) -> Iterator[bytes]:
+        """A fragmented mp4, piece by piece. Raises the library's errors."""
+        pieces = self._call("stream", stream=True).remote(_read(face), _read(audio), _named(options))
+        try:
+            with _plain_errors():
+                yield from pieces
+        finally:
+            pieces.cancel()
+
+    async def stream_async(self, face: Source, audio: Source, options: Options | None = None) -> AsyncIterator[bytes]:
+        """The same, awaited."""
+        pieces = self._call("stream", stream=True).remote(_read(face), _read(audio), _named(options))
+        try:
+            with _plain_errors():
+                async for data in pieces:
+                    yield data
+        finally:
+            pieces.cancel()
+
+    def faces(self, face: Source, options: Options | None = None) -> str:
+        """The face's box in every source frame, as JSON. Raises the library's errors."""
+        with _plain_errors():
+            found: str = self._call("faces").remote(_read(face), _named(options)).result()
+            return found
+
+    def _call(self, name: str, *, stream: bool = False) -> Any:
+        return self._handle.options(method_name=name, stream=stream, _by_reference=True)
+
+
+def connect(application: str = "lipsync") -> AppHandle:
+    """The application that runs in the cluster that this process has joined."""
+    return AppHandle(serve.get_app_handle(application))
+
+
+class _plain_errors:
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if error is not None and cause_of(error) is not error:
+            raise cause_of(error) from None
+
+
+def _read(source: Source) -> bytes:
+    """Paths are the caller's own, and read here: the application opens none."""
+    with Blob.of(source, limit_bytes=Limits().video_bytes).open() as reader:
+        return reader.read()
+
+
+def _named(options: Options | None) -> dict[str, Any]:
+    return {} if options is None else options.changed()

@@ -1,0 +1,286 @@
+"""The HTTP interface: routes, uploads, answers. Knows the desk and nothing of Ray's handles.
+
+An answer's header X-Request-Id is set by Ray Serve, from the request's own or a new one, which the bodies name too.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, ExitStack
+from dataclasses import asdict
+from typing import Any
+from uuid import uuid4
+
+from fastapi import FastAPI
+from fastapi import Request as HttpRequest
+from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.exceptions import HTTPException
+
+from lipsync import ending
+from lipsync.core import Fragment
+from lipsync.errors import InputTooLarge, LipsyncError, MalformedRequest, Overloaded
+from lipsync.flow import Ahead
+from lipsync.output import stream_bytes, write_file
+from lipsync.pipeline import Report
+
+from . import problems
+from .auth import Keys
+from .exporters import gather
+from .faults import cause_of
+from .form import body_schema, options_of
+from .multipart import TEXT_BYTES, Form, receive
+from .requests import Desk, Request, timings
+from .settings import Settings
+
+log = logging.getLogger("ray.serve")
+_BLOCK = 1 << 18
+_ENVELOPE_BYTES = TEXT_BYTES + 65_536
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+FACE = "image (jpg, png, webp, avif, heic), animation (gif, webp) or video"
+AUDIO = "sound file, or a video whose sound is used"
+
+
+def describe_problem(status: int, meaning: str) -> dict[int | str, dict[str, Any]]:
+    example = {"type": "urn:lipsync:error:no_face", "title": "…", "status": status, "detail": "…", "error": "no_face"}
+    schema = {"type": "object", "required": ["type", "status", "detail", "error", "request_id"]}
+    content = {"application/problem+json": {"schema": schema, "example": example | {"request_id": "…"}}}
+    return {status: {"description": meaning, "content": content}}
+
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {}
+for _status, _meaning in (
+    (400, "no multipart body, a part missing or unknown, or an option with a value it does not take"),
+    (401, "no API key, or an unknown one"),
+    (413, "more bytes than are taken"),
+    (415, "a part that is no media"),
+    (422, "media that cannot be used: unreadable, over the limits, without a face"),
+    (429, "this key has enough requests under way; see Retry-After"),
+    (503, "the service has enough to do; see Retry-After"),
+    (504, "the request took too long"),
+):
+    PROBLEMS |= describe_problem(_status, _meaning)
+VIDEO: dict[int | str, dict[str, Any]] = {
+    200: {"description": "the video", "content": {"video/mp4": {"schema": {"type": "string", "format": "binary"}}}}
+}
+
+
+class Http:
+    """The routes of one Ingress replica. ``models`` answers what draws."""
+
+    def __init__(
+        self, settings: Settings, desk: Desk, keys: Keys, *, models: Callable[[], Awaitable[list[dict[str, Any]]]]
+    ) -> None:
+        self._settings, self._desk, self._keys, self._models = settings, desk, keys, models
+
+    def api(self) -> FastAPI:
+        """An ASGI application."""
+        api = FastAPI(
+            title="lipsync-serve",
+            version="1",
+            description="A face and a voice in, the same face speaking that voice out.",
+            redoc_url=None,
+        )
+        api.exception_handler(HTTPException)(_unknown_path)
+        both, face = body_schema({"face": FACE, "audio": AUDIO}), body_schema({"face": FACE})
+        busy = describe_problem(503, "a request would be refused now")
+        api.post("/v1/lipsync", response_class=Response, responses=VIDEO | PROBLEMS, openapi_extra=both)(
+            self.post_lipsync
+        )
+        api.post("/v1/faces", response_class=Response, responses=PROBLEMS, openapi_extra=face)(self.post_faces)
+        api.get("/v1/models", responses=PROBLEMS)(self.get_models)
+        api.get("/v1/limits", responses=PROBLEMS)(self.get_limits)
+        api.get("/healthz", response_class=PlainTextResponse)(self.get_healthz)
+        api.get("/readyz", response_class=PlainTextResponse, responses=busy)(self.get_readyz)
+        api.get("/metrics", response_class=PlainTextResponse, responses=PROBLEMS)(self.get_metrics)
+        return api
+
+    async def post_lipsync(self, http: HttpRequest, stream: bool = False) -> Response:
+        """The face speaking the voice: an mp4, or with `stream=true` a fragmented mp4 as it is made."""
+        async with _Answering(self._desk, http) as answering:
+            key = self._keys.check(http.headers.get("authorization"))
+            request = await self._desk.enter(answering.stack, request_id=answering.id, key=key)
+            form = await self._receive(http, request, ("face", "audio"))
+            fragments = self._desk.fragments(
+                request, face=form.files["face"], voice=form.files["audio"], options=options_of(form.texts)
+            )
+            # a task of its own: a caller that goes away cancels the answer, not the tidying up
+            made = Ahead(fragments, ahead=1)
+            answering.stack.push_async_callback(made.aclose)
+            if stream:
+                return await self._streamed(answering, request, made)
+            return await self._whole(answering, request, made)
+        return answering.response
+
+    async def _streamed(self, answering: _Answering, request: Request, made: Ahead[Fragment]) -> Response:
+        data = stream_bytes(_iterated(made))
+        first = await anext(data)  # errors until here are ordinary answers
+        stack = answering.keep()
+
+        async def body() -> AsyncIterator[bytes]:
+            try:
+                yield first
+                async for piece in data:
+                    yield piece
+                yield ending.complete(**_result(request.report))
+            except LipsyncError as error:
+                self._desk.refuse(error)
+                yield ending.failed(error, request_id=request.id)
+            finally:
+                self._desk.leave(stack)
+
+        return StreamingResponse(body(), media_type="video/mp4")
+
+    async def _whole(self, answering: _Answering, request: Request, made: Ahead[Fragment]) -> Response:
+        path = request.folder.place / "result.mp4"
+        await write_file(_iterated(made), path)
+        size = path.stat().st_size
+        request.folder.book(size)
+        stack = answering.keep()
+
+        async def body() -> AsyncIterator[bytes]:
+            try:
+                with path.open("rb") as file:
+                    while data := file.read(_BLOCK):
+                        yield data
+            finally:
+                self._desk.leave(stack)
+
+        return StreamingResponse(body(), media_type="video/mp4", headers=_headers(request, size))
+
+    async def post_faces(self, http: HttpRequest) -> Response:
+        """Where the face is, in every source frame: accepted back as the options `boxes` and `boxes_size`."""
+        async with _Answering(self._desk, http) as answering:
+            key = self._keys.check(http.headers.get("authorization"))
+            request = await self._desk.enter(answering.stack, request_id=answering.id, key=key)
+            form = await self._receive(http, request, ("face",))
+            found = await self._desk.boxes(request, face=form.files["face"], options=options_of(form.texts))
+            return Response(found, media_type="application/json")
+        return answering.response
+
+    async def _receive(self, http: HttpRequest, request: Request, files: tuple[str, ...]) -> Form:
+        limits = self._settings.limits
+        most = {
+            "face": max(limits.video_bytes, limits.image_bytes),
+            "audio": max(limits.video_bytes, limits.audio_bytes),
+        }
+        allowed = {name: most[name] for name in files}
+        declared = http.headers.get("content-length", "0")
+        if declared.isdigit() and int(declared) > sum(allowed.values()) + _ENVELOPE_BYTES:
+            raise InputTooLarge(f"The request has {int(declared):,} bytes, more than are taken. Send smaller files.")
+        with ExitStack() as stack:
+            self._desk.waiting(stack)
+            form = await receive(http.stream(), http.headers.get("content-type"), request.folder, files=allowed)
+        if missing := [name for name in files if name not in form.files]:
+            raise MalformedRequest(f"The part {missing[0]!r} is missing. Send it as a file.")
+        return form
+
+    async def get_models(self, http: HttpRequest) -> Response:
+        """What draws the faces."""
+        async with _Answering(self._desk, http) as answering:
+            self._keys.check(http.headers.get("authorization"))
+            return JSONResponse({"models": await self._models()})
+        return answering.response
+
+    async def get_limits(self, http: HttpRequest) -> Response:
+        """What an input may be at most, and how much may be under way."""
+        async with _Answering(self._desk, http) as answering:
+            self._keys.check(http.headers.get("authorization"))
+            settings = self._settings
+            return JSONResponse(
+                {
+                    "inputs": asdict(settings.limits),
+                    "under_way": settings.admission.model_dump(include={"requests", "frames", "requests_per_key"}),
+                    "deadline_s": settings.deadline_s,
+                    "result_bytes": settings.result_bytes,
+                }
+            )
+        return answering.response
+
+    async def get_healthz(self) -> PlainTextResponse:
+        """This replica answers."""
+        return PlainTextResponse("ok\n")
+
+    async def get_readyz(self, http: HttpRequest) -> Response:
+        """A request would be accepted now."""
+        async with _Answering(self._desk, http) as answering:
+            if not await self._desk.gate.has_room():
+                raise Overloaded("A request would be refused now: enough is under way. Try again in a moment.")
+            return PlainTextResponse("ready\n")
+        return answering.response
+
+    async def get_metrics(self, http: HttpRequest) -> Response:
+        """The cluster's metrics, gathered from the exporters of all nodes."""
+        async with _Answering(self._desk, http) as answering:
+            self._keys.check(http.headers.get("authorization"))
+            return PlainTextResponse(await gather(), media_type="text/plain; version=0.0.4")
+        return answering.response
+
+
+class _Answering:
+    """A request's id and what is to be closed after it; errors become answers.
+
+    async with _Answering(desk, http) as answering:
+        return …
+    return answering.response   # an error's
+    """
+
+    def __init__(self, desk: Desk, http: HttpRequest) -> None:
+        given = http.headers.get("x-request-id", "")
+        self.id = given if _REQUEST_ID.fullmatch(given) else uuid4().hex
+        self.stack = AsyncExitStack()
+        self.response: Response = problems.internal(self.id)
+        self._desk = desk
+
+    def keep(self) -> AsyncExitStack:
+        """What is to be closed, for a body that outlives this block."""
+        return self.stack.pop_all()
+
+    async def __aenter__(self) -> _Answering:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> bool:
+        self._desk.leave(self.stack)
+        if not isinstance(error, Exception):
+            return False
+        known = self._desk.refuse(error)
+        if known is None:
+            log.error(f"request {self.id} failed", exc_info=cause_of(error))
+        else:
+            self.response = problems.answer(known, self.id)
+        return True
+
+
+async def _iterated(made: Ahead[Fragment]) -> AsyncGenerator[Fragment, None]:
+    async for fragment in made:
+        yield fragment
+
+
+def _result(report: Report) -> dict[str, Any]:
+    timings_ms = {name: round(spent_s * 1000, 1) for name, spent_s in timings(report).items()}
+    return {"frames": report.frame_count, "fps": report.fps, "timings_ms": timings_ms}
+
+
+def _headers(request: Request, size: int) -> dict[str, str]:
+    report = request.report
+    return {
+        "Content-Length": str(size),
+        "X-Lipsync-Frames": str(report.frame_count),
+        "X-Lipsync-Fps": f"{report.fps.numerator}/{report.fps.denominator}",
+        "X-Lipsync-Faces": str(report.face_frames),
+        "Server-Timing": ", ".join(f"{name};dur={spent_s * 1000:.1f}" for name, spent_s in timings(report).items()),
+    }
+
+
+async def _unknown_path(http: HttpRequest, error: HTTPException) -> Response:
+    body = {
+        "type": "about:blank",
+        "title": error.detail,
+        "status": error.status_code,
+        "detail": f"{http.method} {http.url.path[:200]} is not part of this API; /docs shows what is.",
+        "error": "not_found" if error.status_code == 404 else "method_not_allowed",
+        "request_id": uuid4().hex,
+    }
+    return JSONResponse(body, error.status_code, headers=error.headers, media_type="application/problem+json")
