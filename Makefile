@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 STAMP := $(VENV)/.installed
+REPORTING := RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S=1 RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S=1
 PROXY_haproxy := RAY_SERVE_ENABLE_HA_PROXY=1 RAY_SERVE_THROUGHPUT_OPTIMIZED=1
 
 .PHONY: demo serve test check fix bench demo-model clean
@@ -13,7 +14,7 @@ demo: $(STAMP)                ## make demo.mp4 and its contact sheet from the pa
 	$(BIN)/lipsync demo --output demo.mp4 --sheet demo.png
 
 serve: $(STAMP)               ## serve on http://127.0.0.1:8000 until Ctrl-C (PROXY=haproxy: Ray Serve's other proxy)
-	$(PROXY_$(PROXY)) $(BIN)/serve run serve_config.yaml
+	$(REPORTING) $(PROXY_$(PROXY)) $(BIN)/serve run serve_config.yaml
 
 test: $(STAMP)                ## run every test
 	$(BIN)/python -m pytest

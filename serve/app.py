@@ -5,8 +5,6 @@ Ingress ──▶ Admission
    └──────▶ Renderer ──▶ Generator
 """
 
-from __future__ import annotations
-
 import ray
 from ray import serve
 from ray.serve import Application, Deployment
@@ -19,6 +17,7 @@ from .renderer import Renderer
 from .settings import Settings
 
 
+# NOTE: no ``from __future__ import annotations`` here: Ray reads the annotation to make Settings of the YAML's args
 def build(settings: Settings) -> Application:
     """What ``serve_config.yaml`` names. Raises ValueError where the settings do not fit the cluster."""
     device = _device(settings)
