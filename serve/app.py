@@ -23,25 +23,32 @@ def build(settings: Settings) -> Application:
     device = _device(settings)
     if settings.s3fd_path is not None and device != "cuda":
         raise ValueError("s3fd needs a share of a GPU on the Preprocessors, and there is none. Leave s3fd_path out.")
-    options = {"num_gpus": settings.generator.gpus if device == "cuda" else 0, "num_cpus": 1}
-    generator = _deployment(Generator).options(ray_actor_options=options, health_check_period_s=2)
-    return compose(settings, generator, device=device)
+    return compose(settings, device=device, num_gpus=settings.generator.gpus if device == "cuda" else 0)
 
 
-def compose(settings: Settings, generator: Deployment, *, device: str) -> Application:
-    """The application with any deployment in the Generator's place that takes the same arguments and calls."""
-    drawing = generator.bind(settings, device)
-    return _deployment(serve.ingress()(Ingress)).bind(
+def compose(
+    settings: Settings,
+    *,
+    device: str,
+    num_gpus: float,
+    preprocessor: type[Preprocessor] = Preprocessor,
+    renderer: type[Renderer] = Renderer,
+    generator: type[Generator] = Generator,
+) -> Application:
+    """The application; other classes of the same kind may stand in for a deployment's own."""
+    gpu = {"num_gpus": num_gpus, "num_cpus": 1}
+    drawing = _deployment(generator, "Generator").options(ray_actor_options=gpu).bind(settings, device)
+    return _deployment(serve.ingress()(Ingress), "Ingress").bind(
         settings,
-        _deployment(Preprocessor).bind(settings),
-        _deployment(Renderer).bind(settings, drawing),
+        _deployment(preprocessor, "Preprocessor").bind(settings),
+        _deployment(renderer, "Renderer").bind(settings, drawing),
         drawing,
-        _deployment(Admission).options(ray_actor_options={"num_cpus": 0}).bind(settings.admission),
+        _deployment(Admission, "Admission").options(ray_actor_options={"num_cpus": 0}).bind(settings.admission),
     )
 
 
-def _deployment(replica: type) -> Deployment:
-    made: Deployment = serve.deployment(replica)  # type: ignore[assignment]
+def _deployment(replica: type, name: str) -> Deployment:
+    made: Deployment = serve.deployment(replica).options(name=name)  # type: ignore[attr-defined]
     return made
 
 

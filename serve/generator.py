@@ -28,12 +28,21 @@ class Generator:
     def __init__(self, settings: Settings, device: str) -> None:
         os.environ.pop(settings.auth.keys_env, None)
         began = time.monotonic()
+        self._engine, self._note = self.load(settings, device)
+        self._meter = BatchMeter(RayMeters())
+        self._batcher = FrameBatcher(self._engine, on_batch=self._meter.on_batch)
+        self._stuck_after_s = settings.generator.stuck_after_s
+        warm_up_s = self._batcher.on_device(self._engine.warm_up).result()
+        log.info(f"generator {self._note} on {self._engine.info.device_name}: warmed up in {warm_up_s:.1f} s")
+        self._start_up_s = time.monotonic() - began
+
+    def load(self, settings: Settings, device: str) -> tuple[Engine, str]:
+        """The engine, and a word on what it draws with. Raises CheckpointError and its kin, DeviceUnavailable."""
         chosen = settings.generator
         path = settings.checkpoint or default_checkpoint()
         if path is None:
             raise CheckpointNotFound("No generator is packaged here, and no checkpoint is set. Set args.checkpoint.")
-        self._note = Path(path).name if settings.checkpoint else f"packaged default, {Path(path).name}"
-        self._engine = Engine(
+        engine = Engine(
             load_generator(path, trust_torchscript=settings.trust_torchscript),
             device=device,
             precision="fp32" if device == "cpu" else chosen.precision,
@@ -42,12 +51,7 @@ class Generator:
             exact=chosen.exact,
             threads=chosen.threads,
         )
-        self._meter = BatchMeter(RayMeters())
-        self._batcher = FrameBatcher(self._engine, on_batch=self._meter.on_batch)
-        self._stuck_after_s = chosen.stuck_after_s
-        warm_up_s = self._batcher.on_device(self._engine.warm_up).result()
-        log.info(f"generator {self._note} on {self._engine.info.device_name}: warmed up in {warm_up_s:.1f} s")
-        self._start_up_s = time.monotonic() - began
+        return engine, Path(path).name if settings.checkpoint else f"packaged default, {Path(path).name}"
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """New batching settings, while frames are being drawn. Raises pydantic's ValidationError."""

@@ -1,0 +1,138 @@
+"""A Ray cluster on this machine with the application on it, started and stopped by whoever measures or tests."""
+
+from __future__ import annotations
+
+import copy
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+CONFIG = Path(__file__).resolve().parents[1] / "serve_config.yaml"
+HEAD_ONLY = {"on_head": 0.001}
+"""Actor options' resources that keep a replica on the head node."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """The application, ready."""
+
+    url: str
+    cluster: Any
+    config: dict[str, Any]
+
+    def deploy(self, config: Mapping[str, Any]) -> None:
+        """Another configuration, in place; returns when it runs."""
+        deploy(config)
+
+    def replicas(self, name: str) -> list[psutil.Process]:
+        """The processes of one deployment's replicas, of this cluster alone."""
+        return [
+            process
+            for process in psutil.Process().children(recursive=True)
+            if _title(process).startswith(f"ray::ServeReplica:lipsync:{name}")
+        ]
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def configuration(
+    *,
+    replicas: Mapping[str, int],
+    args: Mapping[str, Any] | None = None,
+    stand_in: Mapping[str, Any] | None = None,
+    port: int,
+    deployments: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """``serve_config.yaml`` with fixed numbers of replicas that take next to no share of a core, on ``port``.
+
+    ``deployments`` overrides keys by deployment; ``stand_in`` is ``benchmarks.stand_ins``'s section.
+    """
+    config: dict[str, Any] = yaml.safe_load(CONFIG.read_text())
+    config["proxy_location"] = "HeadOnly"
+    config["http_options"]["port"] = port
+    (application,) = config["applications"]
+    application["import_path"] = "benchmarks.stand_ins:build"
+    application["args"] |= copy.deepcopy(dict(args or {})) | {"stand_in": dict(stand_in or {})}
+    for deployment in application["deployments"]:
+        name = deployment["name"]
+        deployment.pop("autoscaling_config", None)
+        deployment["num_replicas"] = replicas.get(name, 1)
+        deployment["health_check_period_s"] = 1
+        options = {"num_cpus": 0.01}
+        if name in ("Ingress", "Admission"):
+            options["resources"] = HEAD_ONLY
+        if name == "Generator":
+            options["num_gpus"] = (stand_in or {}).get("num_gpus", 0)
+        deployment["ray_actor_options"] = options
+        deployment.update((deployments or {}).get(name, {}))
+    return config
+
+
+def deploy(config: Mapping[str, Any], *, within_s: float = 120.0) -> None:
+    """Give the configuration to the cluster that this process has joined, and wait until the application runs.
+
+    Raises RuntimeError where it fails, TimeoutError.
+    """
+    from ray import serve
+    from ray.serve.context import _get_global_client
+    from ray.serve.schema import ServeDeploySchema
+
+    serve.start(proxy_location=config["proxy_location"], http_options=config["http_options"])
+    _get_global_client().deploy_apps(ServeDeploySchema.model_validate(config))
+    end_s = time.monotonic() + within_s
+    settled = 0
+    while settled < 2:  # the status is RUNNING for a moment before a new configuration is taken up
+        application = serve.status().applications.get("lipsync")
+        status = application.status if application is not None else "absent"
+        if status == "DEPLOY_FAILED":
+            raise RuntimeError(application.message)
+        settled = settled + 1 if status == "RUNNING" else 0
+        if time.monotonic() > end_s:
+            raise TimeoutError(f"the application is {status} after {within_s} s")
+        time.sleep(0.5)
+
+
+@contextmanager
+def running(config: Mapping[str, Any], *, workers: int = 0, num_gpus: int = 0) -> Iterator[Running]:
+    """The application on a head node and ``workers`` more, each with ``num_gpus`` GPUs as far as Ray is told."""
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    import ray
+    from ray import serve
+    from ray.cluster_utils import Cluster
+
+    head = {
+        "num_cpus": 4,
+        "num_gpus": 0 if workers else num_gpus,
+        "resources": {"on_head": 1},
+        "include_dashboard": False,
+    }
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    try:
+        for _ in range(workers):
+            cluster.add_node(num_cpus=4, num_gpus=num_gpus)
+        ray.init(address=cluster.address, log_to_driver=False, namespace="serve")
+        deploy(config)
+        yield Running(f"http://127.0.0.1:{config['http_options']['port']}", cluster, dict(config))
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+        cluster.shutdown()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

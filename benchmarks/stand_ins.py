@@ -1,0 +1,137 @@
+"""Deployments with known costs, for measuring and testing what lies between them: real calls, real objects, real order.
+
+``build`` is an application builder like ``serve.app.build``, with a ``stand_in`` section beside the real settings.
+"""
+
+import os
+import signal
+import time
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import aclosing
+from fractions import Fraction
+from typing import Any, cast
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+from ray.serve import Application
+
+from lipsync.core import F32, I32, U8, AudioFormat, AudioPacket, Fragment, SegmentTask
+from lipsync.engine import Engine
+from lipsync.engine.engine import EngineCounts, EngineInfo
+from lipsync.engine.frames import Frames, check_frames, join
+from lipsync.media.encode import encode_segment
+from lipsync.media.picture import Picture
+from lipsync.options import Options
+from serve import app
+from serve.generator import Generator
+from serve.renderer import Renderer
+from serve.settings import Settings
+from serve.wire import FaceHeader, JobRef
+
+
+class StandIn(BaseModel):
+    """What is not the real thing, and what it costs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    num_gpus: float = 0.0
+    """GPUs that a Generator declares; its network runs on a CPU all the same."""
+    batch_s: float | None = None
+    """A device that takes this long for every batch and draws the crop that it was given; none: the real engine."""
+    batch_size: int = 512
+    encode_s: float | None = None
+    """An encoder that sleeps this long for each frame and makes no video; none: the real encoder."""
+    poison: str | None = None
+    """A Renderer kills itself on the face with this SHA-256, as a fault in a decoder would."""
+
+
+class StandInSettings(Settings):
+    stand_in: StandIn = StandIn()
+
+
+class FixedCostDevice:
+    """A ``lipsync.batcher.Device`` that sleeps."""
+
+    def __init__(self, batch_s: float, batch_size: int) -> None:
+        self.batch_s, self.batch_size, self.healthy = batch_s, batch_size, True
+        self.counts = EngineCounts()
+        self.info = EngineInfo(
+            device="cpu", device_name=f"stand-in, {batch_s} s for {batch_size} frames", precision="fp32",
+            batch_size=batch_size, buckets=(batch_size,), compiled=False, exact=False, parameters=0, torch_version="",
+        )  # fmt: skip
+
+    def warm_up(self) -> float:
+        return 0.0
+
+    def check(self, crops: U8, crop_index: I32, mel: F32, mel_starts: I32) -> Frames:
+        return check_frames(crops, crop_index, mel, mel_starts)
+
+    def stage(self, parts: Sequence[Frames]) -> Frames:
+        return join(parts)
+
+    def draw(self, frames: Frames) -> U8:
+        time.sleep(self.batch_s)
+        return cast(U8, frames.crops[frames.crop_index])
+
+
+class StandInGenerator(Generator):
+    def load(self, settings: Settings, device: str) -> tuple[Engine, str]:
+        assert isinstance(settings, StandInSettings)
+        chosen = settings.stand_in
+        if chosen.batch_s is None:
+            return super().load(settings, device)
+        return cast(Engine, FixedCostDevice(chosen.batch_s, chosen.batch_size)), "a stand-in"
+
+
+class SleepingEncoder:
+    """Iterates the pictures, sleeps for each, and says in a few bytes which frames they were."""
+
+    def __init__(self, per_frame_s: float) -> None:
+        self._per_frame_s = per_frame_s
+
+    def __call__(
+        self,
+        pictures: Iterable[Picture],
+        *,
+        first_frame: int,
+        fps: Fraction,
+        packets: Sequence[AudioPacket],
+        audio_format: AudioFormat,
+        options: Options,
+    ) -> bytes:
+        count = sum(1 for _ in pictures)
+        time.sleep(self._per_frame_s * count)
+        # a real segment of one tiny picture, so that whatever joins fragments has something to join
+        tiny = Picture.from_bgr(np.zeros((64, 64, 3), np.uint8))
+        return encode_segment(
+            [tiny], first_frame=first_frame, fps=fps, packets=(), audio_format=audio_format, options=Options()
+        )
+
+
+class StandInRenderer(Renderer):
+    def __init__(self, settings: Settings, generator: Any) -> None:
+        super().__init__(settings, generator)
+        assert isinstance(settings, StandInSettings)
+        if settings.stand_in.encode_s is not None:
+            self._stages = self._stages.encoding_with(SleepingEncoder(settings.stand_in.encode_s))
+        self._poison = settings.stand_in.poison
+
+    async def render(
+        self, ref: JobRef, header: FaceHeader, run: Sequence[SegmentTask], *, fps: Fraction
+    ) -> AsyncGenerator[Fragment, None]:
+        if ref.face_hash == self._poison:
+            os.kill(os.getpid(), signal.SIGKILL)
+        async with aclosing(super().render(ref, header, run, fps=fps)) as fragments:
+            async for fragment in fragments:
+                yield fragment
+
+
+def build(settings: StandInSettings) -> Application:
+    """The application with what ``settings.stand_in`` says in place of the real things."""
+    return app.compose(
+        settings,
+        device="cpu",
+        num_gpus=settings.stand_in.num_gpus,
+        renderer=StandInRenderer,
+        generator=StandInGenerator,
+    )
