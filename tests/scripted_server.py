@@ -81,12 +81,12 @@ def cut_mp4(body: bytes, *, length: int) -> Step:
     return step
 
 
-def stream(*pieces: bytes, cut: bool = False, pause_s: float = 0.0, hang: bool = False) -> Step:
+def stream(*pieces: bytes, cut: bool = False, pause_s: float = 0.0, hang: bool = False, status: int = 200) -> Step:
     """A chunked answer; ``cut`` drops the connection before its last chunk, ``hang`` waits for the client to go."""
 
     async def step(writer: asyncio.StreamWriter) -> bool:
         writer.write(
-            _head(200, {"Content-Type": "video/mp4", "Transfer-Encoding": "chunked", "X-Request-Id": "theirs"})
+            _head(status, {"Content-Type": "video/mp4", "Transfer-Encoding": "chunked", "X-Request-Id": "theirs"})
         )
         for piece in pieces:
             writer.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
@@ -160,11 +160,11 @@ class Scripted:
                 making = asyncio.ensure_future(step(writer))
                 left = asyncio.ensure_future(reader.read(1))
                 await asyncio.wait({making, left}, return_when=asyncio.FIRST_COMPLETED)
-                if left.done() and not making.done():
+                making.cancel() if left.done() else left.cancel()
+                stays, _ = await asyncio.gather(making, left, return_exceptions=True)
+                if isinstance(stays, BaseException):  # cancelled, or in the midst of writing
                     self.gone.set()
-                making.cancel() if left.done() and not making.done() else left.cancel()
-                await asyncio.gather(making, left, return_exceptions=True)
-                if making.cancelled() or not making.result():
+                if stays is not True:
                     return
         except (ConnectionError, asyncio.CancelledError):
             pass

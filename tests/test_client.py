@@ -37,7 +37,7 @@ from lipsync.errors import (
 from lipsync.options import Options
 
 QUICK = Retries(first_pause_s=0.01, longest_pause_s=0.02)
-FACE, VOICE = b"\x89PNG a face \r\n--boundary", bytes(range(256)) * 3000
+FACE, VOICE = b"\x89PNG a face \r\n--boundary", bytes(range(256)) * 200
 MEDIA = [b"\0\0\0\x0cftypisom", b"\0\0\x01\x08moof" + bytes(256), b"\0\0\x01\x08mdat" + bytes(range(256))]
 END = complete(frames=75, fps=Fraction(25), timings_ms={"total": 99.5})
 FAST_LANE = {"face": FACE, "audio": VOICE}
@@ -353,7 +353,6 @@ LASTING = {
     "proxy 413": (answer(413, b"<html>too large</html>"), LimitExceeded),
     "proxy 404": (answer(404, b"not here"), ServiceError),
     "redirect": (answer(308, Location="https://elsewhere/"), ServiceError),
-    "a web page": (answer(200, b"<html>", **{"Content-Type": "text/html; charset=utf-8"}), ServiceError),
     "no headers": (answer(200, b"mp4", **{"Content-Type": "video/mp4"}), ServiceError),
 }
 
@@ -399,6 +398,21 @@ def test_a_problem_that_is_none_is_judged_by_its_status(server, body):
         Blocking(server.url).call("lipsync", FACE, VOICE)
 
 
+def test_a_refusal_that_never_ends_is_not_read_to_its_end(kind, server):
+    server.steps = [stream(b"no " * 50_000, status=400, hang=True)]
+    started = time.monotonic()
+    with pytest.raises(ServiceError, match="400: no no no"):
+        kind(server.url, timeout_s=20).call("lipsync", FACE, VOICE)
+    assert time.monotonic() - started < 10
+    assert server.gone.wait(2)
+
+
+def test_what_is_no_mp4_is_not_taken_for_one(kind, server):
+    server.steps = [answer(200, b"<html>", **{"Content-Type": "text/html; charset=utf-8"})]
+    with pytest.raises(ServiceError, match="text/html in place of video/mp4"):
+        kind(server.url).stream(FACE, VOICE)
+
+
 def test_retry_after_is_waited_out(kind, server):
     server.steps = [problem(503, "overloaded", **{"Retry-After": "1"}), mp4(b"x")]
     started = time.monotonic()
@@ -410,7 +424,7 @@ def test_retry_after_is_waited_out(kind, server):
 def test_a_retry_after_beyond_the_cap_is_not_waited_for(kind, server, value):
     server.steps = [problem(503, "overloaded", **{"Retry-After": value}), mp4(b"x")]
     with pytest.raises(Overloaded) as caught:
-        kind(server.url).call("lipsync", FACE, VOICE)
+        kind(server.url, timeout_s=None).call("lipsync", FACE, VOICE)
     assert any("asks to wait" in note for note in caught.value.__notes__)
     assert len(server.requests) == 1
 

@@ -1,8 +1,8 @@
-"""The command line: ``lipsync run | demo | detect | probe | weights | doctor``.
+"""The command line: ``lipsync run | remote | demo | detect | probe | weights | doctor``.
 
 Results go to stdout, progress and errors to stderr. Exit codes: 0 done; 1 a defect of ours; 2 wrong usage; 3 the input
 is at fault; 4 a checkpoint, weights file or detector is missing or wrong; 5 the device failed; 6 the result cannot be
-written; 130 interrupted.
+written; 7 a served application refused or failed; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import cv2
 import typer
 from rich.console import Console
 
-from lipsync.cli import demo, doctor, inspect_inputs, run, weights
+from lipsync.cli import demo, doctor, inspect_inputs, remote, run, weights
 from lipsync.errors import (
     CheckpointError,
     DetectorUnavailable,
@@ -26,6 +26,7 @@ from lipsync.errors import (
     InvalidOption,
     LipsyncError,
     OutputError,
+    ServiceError,
     WeightsError,
 )
 
@@ -38,6 +39,7 @@ EXIT_CODES: dict[type[LipsyncError], int] = {
     DetectorUnavailable: 4,
     EngineError: 5,
     OutputError: 6,
+    ServiceError: 7,
 }
 
 INTERRUPTED = 130
@@ -50,6 +52,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("run")(run.command)
+app.command("remote")(remote.command)
 app.command("demo")(demo.command)
 app.command("detect")(inspect_inputs.detect)
 app.command("probe")(inspect_inputs.probe)
