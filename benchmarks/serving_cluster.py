@@ -32,6 +32,15 @@ class Running:
         """Another configuration, in place; returns when it runs."""
         deploy(config)
 
+    def stats(self, name: str) -> list[dict[str, Any]]:
+        """What each replica of a stand-in says of itself."""
+        from ray import serve
+
+        found: list[dict[str, Any]] = (
+            serve.get_deployment_handle(name, "lipsync").broadcast("stats").results(timeout_s=30)
+        )
+        return found
+
     def replicas(self, name: str) -> list[psutil.Process]:
         """The processes of one deployment's replicas, of this cluster alone."""
         return [

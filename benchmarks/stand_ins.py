@@ -12,9 +12,11 @@ from fractions import Fraction
 from typing import Any, cast
 
 import numpy as np
+import ray
 from pydantic import BaseModel, ConfigDict
 from ray.serve import Application
 
+from lipsync.batcher import BatchReport
 from lipsync.core import F32, I32, U8, AudioFormat, AudioPacket, Fragment, SegmentTask
 from lipsync.engine import Engine
 from lipsync.engine.engine import EngineCounts, EngineInfo
@@ -82,6 +84,24 @@ class StandInGenerator(Generator):
             return super().load(settings, device)
         return cast(Engine, FixedCostDevice(chosen.batch_s, chosen.batch_size)), "a stand-in"
 
+    def on_batch(self, report: BatchReport) -> None:
+        super().on_batch(report)
+        self.__dict__.setdefault("_batches", []).append((report.frames, report.room, report.requests))
+
+    async def stats(self) -> dict[str, Any]:
+        """What this replica has done: for ``handle.broadcast``."""
+        counts = self._batcher.counts
+        return {
+            "visible_gpus": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
+            "ray_gpus": [str(gpu) for gpu in ray.get_gpu_ids()],
+            "node": ray.get_runtime_context().get_node_id(),
+            "frames": counts.frames,
+            "waiting_frames": counts.queued_frames + counts.held_frames,
+            "cancelled_frames": counts.cancelled_frames,
+            "is_drawing": self._batcher.drawing_for_s > 0,
+            "batches": list(self.__dict__.get("_batches", [])),
+        }
+
 
 class SleepingEncoder:
     """Iterates the pictures, sleeps for each, and says in a few bytes which frames they were."""
@@ -115,6 +135,7 @@ class StandInRenderer(Renderer):
         if settings.stand_in.encode_s is not None:
             self._stages = self._stages.encoding_with(SleepingEncoder(settings.stand_in.encode_s))
         self._poison = settings.stand_in.poison
+        self._segments = self._under_way = 0
 
     async def render(
         self, ref: JobRef, header: FaceHeader, run: Sequence[SegmentTask], *, fps: Fraction
@@ -122,8 +143,16 @@ class StandInRenderer(Renderer):
         if ref.face_hash == self._poison:
             os.kill(os.getpid(), signal.SIGKILL)
         async with aclosing(super().render(ref, header, run, fps=fps)) as fragments:
-            async for fragment in fragments:
-                yield fragment
+            self._under_way += 1
+            try:
+                async for fragment in fragments:
+                    self._segments += 1
+                    yield fragment
+            finally:
+                self._under_way -= 1
+
+    async def stats(self) -> dict[str, Any]:
+        return {"segments": self._segments, "under_way": self._under_way}
 
 
 def build(settings: StandInSettings) -> Application:

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lipsync.batcher import FrameBatcher
+from lipsync.batcher import BatchReport, FrameBatcher
 from lipsync.checkpoints import load_generator
 from lipsync.core import F32, I32, U8, Claim
 from lipsync.engine import Engine
@@ -30,7 +30,7 @@ class Generator:
         began = time.monotonic()
         self._engine, self._note = self.load(settings, device)
         self._meter = BatchMeter(RayMeters())
-        self._batcher = FrameBatcher(self._engine, on_batch=self._meter.on_batch)
+        self._batcher = FrameBatcher(self._engine, on_batch=self.on_batch)
         self._stuck_after_s = settings.generator.stuck_after_s
         warm_up_s = self._batcher.on_device(self._engine.warm_up).result()
         log.info(f"generator {self._note} on {self._engine.info.device_name}: warmed up in {warm_up_s:.1f} s")
@@ -52,6 +52,10 @@ class Generator:
             threads=chosen.threads,
         )
         return engine, Path(path).name if settings.checkpoint else f"packaged default, {Path(path).name}"
+
+    def on_batch(self, report: BatchReport) -> None:
+        """One batch was drawn; called on a thread of the batcher's."""
+        self._meter.on_batch(report)
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """New batching settings, while frames are being drawn. Raises pydantic's ValidationError."""

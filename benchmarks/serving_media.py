@@ -1,0 +1,37 @@
+"""Small inputs for measuring and testing the served application: the packaged face and voice, made smaller."""
+
+from __future__ import annotations
+
+import io
+import wave
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+ASSETS = Path(__file__).resolve().parents[1] / "lipsync" / "assets"
+
+
+def scaled_jpeg(path: Path, *, width: int) -> bytes:
+    """A picture scaled to ``width``, as a JPEG file."""
+    picture = cv2.imread(str(path))
+    assert picture is not None, path
+    height = round(picture.shape[0] * width / picture.shape[1])
+    return cv2.imencode(".jpg", cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA))[1].tobytes()
+
+
+def noise_png(width: int, height: int) -> bytes:
+    """A picture without a face."""
+    return cv2.imencode(".png", np.random.default_rng(1).integers(0, 256, (height, width, 3), np.uint8))[1].tobytes()
+
+
+def cut_wav(path: Path, *, seconds: float) -> bytes:
+    """The first seconds of a WAV file, repeated where it is shorter."""
+    with wave.open(str(path)) as source:
+        parameters, frames = source.getparams(), source.readframes(source.getnframes())
+    wanted = int(seconds * parameters.framerate) * parameters.sampwidth * parameters.nchannels
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as target:
+        target.setparams(parameters)
+        target.writeframes((frames * (wanted // len(frames) + 1))[:wanted])
+    return buffer.getvalue()

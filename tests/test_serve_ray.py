@@ -1,0 +1,377 @@
+"""The application on a real Ray cluster: three nodes on this machine, GPUs as far as Ray is told, CPUs in truth.
+
+Run again with RAY_SERVE_ENABLE_HA_PROXY=1 and RAY_SERVE_THROUGHPUT_OPTIMIZED=1 by test_serve_ray_haproxy.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import pytest
+
+from benchmarks.serving_cluster import Running, configuration, free_port, running
+from benchmarks.serving_media import ASSETS, cut_wav, noise_png, scaled_jpeg
+from lipsync.client import Client, Retries
+from lipsync.errors import InputCrashedWorker, LipsyncError, NoFace
+from lipsync.metrics import METRICS
+from lipsync.options import Options
+from lipsync.service import LipsyncService
+
+REPLICAS = {"Preprocessor": 2, "Renderer": 4, "Generator": 4}
+KILLS = int(os.environ.get("LIPSYNC_KILLS", "6"))
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),  # Ray's own, in this process
+    pytest.mark.timeout(300),
+    pytest.mark.serial,
+]
+
+FACE = scaled_jpeg(ASSETS / "face.jpg", width=640)
+VOICE = cut_wav(ASSETS / "voice.wav", seconds=2.0)
+LONG_VOICE = (ASSETS / "voice.wav").read_bytes()
+POISON = scaled_jpeg(ASSETS / "face_two.jpg", width=640)
+STAND_IN = {"num_gpus": 1, "poison": hashlib.sha256(POISON).hexdigest()}
+
+
+@pytest.fixture(scope="module")
+def spool(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("spool")
+
+
+@pytest.fixture(scope="module")
+def app(spool: Path) -> Iterator[Running]:
+    config = configuration(
+        replicas=REPLICAS,
+        port=free_port(),
+        args={
+            "generator": {"threads": 1},
+            "admission": {"requests": 16, "frames": 100_000},
+            "spool": {"folder": str(spool)},
+        },
+        stand_in=STAND_IN,
+    )
+    with running(config, workers=2, num_gpus=3) as application:
+        yield application
+
+
+@pytest.fixture(scope="module")
+def one_process() -> Iterator[LipsyncService]:
+    with LipsyncService() as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def expected(one_process: LipsyncService, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return made_here(one_process, FACE, VOICE, tmp_path_factory.mktemp("expected"))
+
+
+def made_here(service: LipsyncService, face: bytes, voice: bytes, folder: Path, **options: object) -> bytes:
+    service.process(face, voice, folder / "out.mp4", options=Options(**options))  # type: ignore[arg-type]
+    return (folder / "out.mp4").read_bytes()
+
+
+def post(app: Running, face: bytes, voice: bytes, path: str = "/v1/lipsync", **fields: str) -> httpx.Response:
+    files = {"face": face, "audio": voice}
+    return httpx.post(app.url + path, files=files, data=fields, timeout=120, trust_env=False)
+
+
+def wait_until(holds: Callable[[], bool], *, within_s: float) -> float:
+    began = time.monotonic()
+    while not holds():
+        assert time.monotonic() - began < within_s, f"not within {within_s} s"
+        time.sleep(0.05)
+    return time.monotonic() - began
+
+
+# ---------------------------------------------------------------- answers
+
+
+def test_the_file_is_byte_for_byte_that_of_one_process(app: Running, expected: bytes) -> None:
+    answer = post(app, FACE, VOICE)
+    assert answer.status_code == 200, answer.text
+    assert answer.content == expected
+    assert answer.headers["x-lipsync-frames"] == "50"
+    assert answer.headers["x-lipsync-fps"] == "25/1"
+    assert answer.headers.get_list("x-request-id", split_commas=True).count(answer.headers["x-request-id"]) == 1
+    assert "generate;dur=" in answer.headers["server-timing"]
+
+
+def test_a_video_with_options_is_byte_for_byte_that_of_one_process(
+    app: Running, one_process: LipsyncService, tmp_path: Path
+) -> None:
+    clip = (ASSETS / "clip.mp4").read_bytes()
+    here = made_here(one_process, clip, VOICE, tmp_path, sync_mode="bounce", crf=23, resize_factor=2)
+    answer = post(app, clip, VOICE, sync_mode="bounce", crf="23", resize_factor="2")
+    assert answer.status_code == 200, answer.text
+    assert answer.content == here
+
+
+def test_the_same_comes_through_the_client_the_stream_and_the_handle(
+    app: Running, one_process: LipsyncService, expected: bytes
+) -> None:
+    from serve.handle import connect
+
+    streamed = b"".join(one_process.stream(FACE, VOICE))
+    with Client(app.url) as client:
+        assert client.lipsync(FACE, VOICE).data == expected
+        assert b"".join(client.stream(FACE, VOICE)) == streamed
+        boxes = client.faces(FACE)
+    handle = connect()
+    assert handle.lipsync(FACE, VOICE) == expected
+    assert b"".join(handle.stream(FACE, VOICE)) == streamed
+    assert '"boxes":[[' in handle.faces(FACE).replace(" ", "")
+    assert boxes
+
+
+def test_errors_keep_their_type_on_every_way_in(app: Running) -> None:
+    from serve.handle import connect
+
+    noise = noise_png(320, 240)
+    answer = post(app, noise, VOICE)
+    assert (answer.status_code, answer.json()["error"]) == (422, "no_face")
+    assert "/" not in answer.json()["detail"] and "Traceback" not in answer.text
+    with Client(app.url) as client, pytest.raises(NoFace):
+        client.lipsync(noise, VOICE)
+    with pytest.raises(NoFace) as caught:
+        connect().lipsync(noise, VOICE)
+    assert type(caught.value) is NoFace
+
+
+def test_first_bytes_come_after_the_first_short_segment(app: Running) -> None:
+    arrived = []
+    began = time.monotonic()
+    with httpx.stream(
+        "POST",
+        app.url + "/v1/lipsync?stream=true",
+        files={"face": FACE, "audio": LONG_VOICE},
+        timeout=120,
+        trust_env=False,
+    ) as answer:
+        arrived = [time.monotonic() - began for _ in answer.iter_raw()]
+    assert arrived[0] < 0.5 * arrived[-1], "the stream came all at once"
+
+
+# ---------------------------------------------------------------- placement
+
+
+def test_each_generator_sees_the_gpu_that_it_was_given_and_no_other(app: Running) -> None:
+    generators = app.stats("Generator")
+    assert len(generators) == REPLICAS["Generator"]
+    for replica in generators:
+        assert replica["visible_gpus"] == ",".join(replica["ray_gpus"]) and len(replica["ray_gpus"]) == 1
+    taken = {(replica["node"], replica["visible_gpus"]) for replica in generators}
+    assert len(taken) == len(generators), "two replicas share a GPU"
+    assert len({node for node, _ in taken}) == 2
+
+
+def test_requests_spread_over_the_replicas(app: Running, expected: bytes) -> None:
+    frames = [replica["frames"] for replica in app.stats("Generator")]
+    segments = [replica["segments"] for replica in app.stats("Renderer")]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: post(app, FACE, VOICE), range(16)))
+    assert all(answer.content == expected for answer in answers)
+    assert all(now["frames"] > then for now, then in zip(app.stats("Generator"), frames, strict=True))
+    assert all(now["segments"] > then for now, then in zip(app.stats("Renderer"), segments, strict=True))
+
+
+def test_every_documented_metric_is_exported(app: Running) -> None:
+    httpx.get(app.url + "/v1/lipsync", trust_env=False)
+    post(app, b"no media", VOICE)
+
+    def missing() -> list[str]:
+        text = httpx.get(app.url + "/metrics", timeout=30, trust_env=False).text
+        never = (
+            "lipsync_cancelled_total",
+            "lipsync_segment_retries_total",
+            "lipsync_oom_total",
+            "lipsync_nonfinite_total",
+        )
+        return [m.name for m in METRICS if m.name not in never and f"ray_{m.name}" not in text]
+
+    try:
+        wait_until(lambda: not missing(), within_s=40)
+    except AssertionError:
+        pytest.fail(f"never exported: {missing()}")
+
+
+# ---------------------------------------------------------------- callers who go, and bad ones
+
+
+def test_a_caller_that_goes_away_stops_its_work_down_to_the_batcher(app: Running, spool: Path) -> None:
+    def waiting() -> bool:
+        return any(r["waiting_frames"] or r["is_drawing"] for r in app.stats("Generator")) or any(
+            r["under_way"] for r in app.stats("Renderer")
+        )
+
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(
+            app.url + "/v1/lipsync", files={"face": FACE, "audio": LONG_VOICE}, timeout=httpx.Timeout(60, read=1.5),
+            trust_env=False,
+        )  # fmt: skip
+    took_s = wait_until(lambda: not waiting(), within_s=15)
+    assert took_s < 4, f"work went on for {took_s:.1f} s"
+    wait_until(lambda: not list(spool.iterdir()), within_s=5)
+
+
+def test_bad_requests_are_answered_in_words_and_no_process_dies(app: Running) -> None:
+    names = ("Ingress", "Preprocessor", "Renderer", "Generator", "Admission")
+    before = {name: sorted(p.pid for p in app.replicas(name)) for name in names}
+    bodies = [
+        {"content": b"x" * 1000, "headers": {"content-type": "multipart/form-data; boundary=x"}},
+        {"content": b"", "headers": {"content-type": "text/plain"}},
+        {"files": {"face": FACE}},
+        {"files": {"face": b"", "audio": VOICE}},
+        {"files": {"face": FACE[:5000], "audio": VOICE}},
+        {"files": {"face": FACE, "audio": VOICE[:30]}},
+        {"files": {"face": VOICE, "audio": FACE}},
+        {"files": {"face": FACE, "audio": VOICE}, "data": {"crf": "1000"}},
+        {"files": {"face": FACE, "audio": VOICE}, "data": {"nonsense": "1"}},
+        {"files": {"face": FACE, "audio": VOICE}, "data": {"options": "{"}},
+    ]
+    for body in bodies:
+        answer = httpx.post(app.url + "/v1/lipsync", timeout=60, trust_env=False, **body)
+        assert 400 <= answer.status_code < 500, (body.keys(), answer.status_code, answer.text)
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.json()["error"]
+    assert {name: sorted(p.pid for p in app.replicas(name)) for name in names} == before
+
+
+# ---------------------------------------------------------------- load that is too much, and change under load
+
+
+def test_too_much_is_refused_at_once_and_politely(app: Running, expected: bytes) -> None:
+    with ThreadPoolExecutor(40) as pool:
+        began = time.monotonic()
+        answers = list(pool.map(lambda _: (post(app, FACE, VOICE), time.monotonic() - began), range(40)))
+    codes = [answer.status_code for answer, _ in answers]
+    assert set(codes) == {200, 503}, codes
+    for answer, _ in answers:
+        if answer.status_code == 503:
+            assert int(answer.headers["retry-after"]) >= 1
+            assert answer.json()["error"] == "overloaded"
+        else:
+            assert answer.content == expected
+    assert codes.count(200) >= 16
+
+
+@dataclass
+class Traffic:
+    """Requests that never cease, and what became of them."""
+
+    right: int = 0
+    wrong: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def traffic(app: Running, expected: bytes, *, callers: int = 3, retries: Retries | None = None) -> Iterator[Traffic]:
+    seen, stop = Traffic(), threading.Event()
+
+    def call() -> None:
+        with Client(app.url, retries=retries or Retries(attempts=1), timeout_s=120) as client:
+            while not stop.is_set():
+                try:
+                    if client.lipsync(FACE, VOICE).data == expected:
+                        seen.right += 1
+                    else:
+                        seen.wrong.append("other bytes")
+                except LipsyncError as error:
+                    seen.wrong.append(f"{error.slug}: {error.detail}")
+
+    threads = [threading.Thread(target=call) for _ in range(callers)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield seen
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def wait_for_answers(seen: Traffic, more: int) -> None:
+    before = seen.right
+    wait_until(lambda: seen.right >= before + more or bool(seen.wrong), within_s=120)
+
+
+def kill_one(app: Running, name: str) -> None:
+    wait_until(lambda: bool(app.replicas(name)), within_s=60)
+    os.kill(random.choice(app.replicas(name)).pid, signal.SIGKILL)
+
+
+def test_settings_and_replicas_change_under_traffic_without_an_error(app: Running, expected: bytes) -> None:
+    port = app.config["http_options"]["port"]
+    pids = sorted(p.pid for p in app.replicas("Generator"))
+    lingering = {"Generator": {"user_config": {"linger_s": 0.02, "turn_frames": 64}}}
+    args = app.config["applications"][0]["args"]
+    with traffic(app, expected) as seen:
+        tuned = configuration(
+            replicas=REPLICAS,
+            port=port,
+            args=app.config["applications"][0]["args"],
+            stand_in=STAND_IN,
+            deployments=lingering,
+        )
+        app.deploy(tuned)
+        assert sorted(p.pid for p in app.replicas("Generator")) == pids, "batching settings need no restart"
+        once = configuration(
+            replicas=dict.fromkeys(REPLICAS, 1), port=port, stand_in=STAND_IN,
+            args=args | {"deadline_s": 500},
+        )  # fmt: skip
+        app.deploy(once)
+        time.sleep(1)
+        app.deploy(app.config)
+    assert seen.wrong == []
+    assert seen.right > 3
+
+
+# ---------------------------------------------------------------- deaths
+
+
+def test_replicas_may_die_under_requests_and_nobody_notices(app: Running, expected: bytes) -> None:
+    with traffic(app, expected) as seen:
+        for number in range(KILLS):
+            kill_one(app, ("Generator", "Renderer", "Preprocessor")[number % 3])
+            wait_for_answers(seen, 1)
+    assert seen.wrong == []
+
+
+def test_an_input_that_kills_its_workers_is_refused_and_its_neighbours_are_served(
+    app: Running, expected: bytes
+) -> None:
+    with (
+        traffic(app, expected, callers=1) as seen,
+        Client(app.url, retries=Retries(attempts=1), timeout_s=120) as client,
+    ):
+        with pytest.raises(InputCrashedWorker):
+            client.lipsync(POISON, VOICE)
+        began = time.monotonic()
+        with pytest.raises(InputCrashedWorker):
+            client.lipsync(POISON, VOICE)
+        assert time.monotonic() - began < 5
+    assert seen.wrong == []
+
+
+def test_an_ingress_may_die_and_the_clients_own_retry_succeeds(app: Running, expected: bytes) -> None:
+    with traffic(app, expected, retries=Retries(attempts=8)) as seen:
+        wait_for_answers(seen, 1)
+        kill_one(app, "Ingress")
+        wait_for_answers(seen, 3)
+    assert seen.wrong == []
+
+
+def test_a_worker_node_may_die_under_requests_and_nobody_notices(app: Running, expected: bytes) -> None:
+    with traffic(app, expected) as seen:
+        wait_for_answers(seen, 1)
+        app.cluster.remove_node(next(iter(app.cluster.worker_nodes)), allow_graceful=False)
+        wait_for_answers(seen, 6)
+    assert seen.wrong == []
