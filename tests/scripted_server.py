@@ -81,12 +81,19 @@ def cut_mp4(body: bytes, *, length: int) -> Step:
     return step
 
 
-def stream(*pieces: bytes, cut: bool = False, pause_s: float = 0.0, hang: bool = False, status: int = 200) -> Step:
+def stream(
+    *pieces: bytes,
+    cut: bool = False,
+    pause_s: float = 0.0,
+    hang: bool = False,
+    status: int = 200,
+    media_type: str = "video/mp4",
+) -> Step:
     """A chunked answer; ``cut`` drops the connection before its last chunk, ``hang`` waits for the client to go."""
 
     async def step(writer: asyncio.StreamWriter) -> bool:
         writer.write(
-            _head(status, {"Content-Type": "video/mp4", "Transfer-Encoding": "chunked", "X-Request-Id": "theirs"})
+            _head(status, {"Content-Type": media_type, "Transfer-Encoding": "chunked", "X-Request-Id": "theirs"})
         )
         for piece in pieces:
             writer.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")

@@ -21,6 +21,7 @@ from lipsync.errors import (
     DeadlineExceeded,
     FaceMissing,
     InputError,
+    InputTooLarge,
     InvalidOption,
     LimitExceeded,
     LipsyncError,
@@ -350,7 +351,7 @@ LASTING = {
     "crashed workers": (problem(503, "input_crashed_worker"), InputError),
     "our 500": (problem(500, "service_error"), ServiceError),
     "proxy 401": (answer(401, b"who are you?"), Unauthorized),
-    "proxy 413": (answer(413, b"<html>too large</html>"), LimitExceeded),
+    "proxy 413": (answer(413, b"<html>too large</html>"), InputTooLarge),
     "proxy 404": (answer(404, b"not here"), ServiceError),
     "redirect": (answer(308, Location="https://elsewhere/"), ServiceError),
     "no headers": (answer(200, b"mp4", **{"Content-Type": "video/mp4"}), ServiceError),
@@ -500,11 +501,31 @@ def test_a_trickling_server_is_left_at_the_deadline(kind, server):
 
 def test_closing_a_stream_closes_its_connection(server):
     server.steps = [stream(*MEDIA, hang=True)]
-    with Client(server.url) as client, client.stream(FACE, VOICE) as pieces:
-        next(pieces)
-        assert not server.gone.is_set()
-    assert server.gone.wait(2)
+    with Client(server.url) as client:
+        with client.stream(FACE, VOICE) as pieces:
+            next(pieces)
+            assert not server.gone.is_set()
+        assert server.gone.wait(2)
     assert len(server.requests) == 1
+
+
+ENDLESS = stream(b"<html>", hang=True, media_type="text/html")
+
+
+def test_an_answer_that_is_given_up_is_closed_while_the_client_stays_open(server):
+    server.steps = [ENDLESS]
+    with Client(server.url) as client:
+        with pytest.raises(ServiceError, match="text/html"):
+            client.lipsync(FACE, VOICE)
+        assert server.gone.wait(2)
+
+
+async def test_an_answer_that_is_given_up_is_closed_while_the_async_client_stays_open(server):
+    server.steps = [ENDLESS]
+    async with AsyncClient(server.url) as client:
+        with pytest.raises(ServiceError, match="text/html"):
+            await client.lipsync(FACE, VOICE)
+        assert await asyncio.to_thread(server.gone.wait, 2)
 
 
 @pytest.mark.parametrize("step", [hang, stream(*MEDIA, hang=True)], ids=["no answer yet", "within the stream"])
@@ -532,7 +553,7 @@ def test_a_consumer_that_breaks_off_closes_the_connection(server):
             async with client.stream(FACE, VOICE) as pieces:
                 async for _ in pieces:
                     break
-            return await asyncio.to_thread(server.gone.wait, 2)
+            return await asyncio.to_thread(server.gone.wait, 2)  # the client is still open
 
     assert asyncio.run(run())
 

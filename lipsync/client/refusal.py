@@ -12,7 +12,7 @@ from lipsync.errors import (
     Closed,
     DeadlineExceeded,
     InputError,
-    LimitExceeded,
+    InputTooLarge,
     LipsyncError,
     Overloaded,
     ServiceError,
@@ -30,7 +30,7 @@ _BUSY_STATUSES = {429, 502, 503, 504}
 _BY_STATUS: dict[int, type[LipsyncError]] = {
     401: Unauthorized,
     403: Unauthorized,
-    413: LimitExceeded,
+    413: InputTooLarge,
     429: Overloaded,
     503: Overloaded,
     504: DeadlineExceeded,
