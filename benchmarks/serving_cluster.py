@@ -36,9 +36,9 @@ class Running:
         """What each replica of a stand-in says of itself."""
         from ray import serve
 
-        found: list[dict[str, Any]] = (
-            serve.get_deployment_handle(name, "lipsync").broadcast("stats").results(timeout_s=30)
-        )
+        handle = serve.get_deployment_handle(name, "lipsync")
+        handle._init(_run_router_in_separate_loop=True)
+        found: list[dict[str, Any]] = handle.broadcast("stats").results(timeout_s=30)
         return found
 
     def replicas(self, name: str) -> list[psutil.Process]:

@@ -68,7 +68,10 @@ class AppHandle:
 
 def connect(application: str = "lipsync") -> AppHandle:
     """The application that runs in the cluster that this process has joined."""
-    return AppHandle(serve.get_app_handle(application))
+    handle = serve.get_app_handle(application)
+    # in the throughput-optimised transport a handle works inside an event loop alone, unless it is told to bring its own
+    handle._init(_run_router_in_separate_loop=True)
+    return AppHandle(handle)
 
 
 class _plain_errors:
