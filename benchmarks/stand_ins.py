@@ -28,6 +28,7 @@ from serve import app
 from serve.generator import Generator
 from serve.renderer import Renderer
 from serve.settings import Settings
+from serve.solitude import BEGUN
 from serve.wire import FaceHeader, JobRef
 
 
@@ -138,18 +139,18 @@ class StandInRenderer(Renderer):
         self._segments = self._under_way = 0
 
     async def render(
-        self, ref: JobRef, header: FaceHeader, run: Sequence[SegmentTask], *, fps: Fraction
-    ) -> AsyncGenerator[Fragment, None]:
-        if ref.face_hash == self._poison:
-            os.kill(os.getpid(), signal.SIGKILL)
-        async with aclosing(super().render(ref, header, run, fps=fps)) as fragments:
-            self._under_way += 1
-            try:
-                async for fragment in fragments:
-                    self._segments += 1
-                    yield fragment
-            finally:
-                self._under_way -= 1
+        self, ref: JobRef, header: FaceHeader, run: Sequence[SegmentTask], fps: Fraction, *, alone: bool
+    ) -> AsyncGenerator[Fragment | str, None]:
+        self._under_way += 1
+        try:
+            async with aclosing(super().render(ref, header, run, fps, alone=alone)) as items:
+                async for item in items:
+                    if ref.face_hash == self._poison and (item == BEGUN or not alone):
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    self._segments += item != BEGUN
+                    yield item
+        finally:
+            self._under_way -= 1
 
     async def stats(self) -> dict[str, Any]:
         return {"segments": self._segments, "under_way": self._under_way}

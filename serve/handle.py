@@ -69,8 +69,8 @@ class AppHandle:
 def connect(application: str = "lipsync") -> AppHandle:
     """The application that runs in the cluster that this process has joined."""
     handle = serve.get_app_handle(application)
-    # in the throughput-optimised transport a handle works inside an event loop alone, unless it is told to bring its own
-    handle._init(_run_router_in_separate_loop=True)
+    # in the throughput-optimised transport a handle works in an event loop alone, unless told to bring its own
+    handle._init(_run_router_in_separate_loop=True)  # type: ignore[no-untyped-call]
     return AppHandle(handle)
 
 

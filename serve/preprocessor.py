@@ -22,11 +22,15 @@ from lipsync.voice.mel import warm_up as warm_up_mel
 
 from .logs import quiet_opencv
 from .settings import Settings
+from .solitude import BEGUN, Solitude
 from .wire import FaceHeader, JobRef, Opened, Stills
 
 
 class Preprocessor:
-    """Sandbox for untrusted media, like the Renderer: holds no keys."""
+    """Sandbox for untrusted media, like the Renderer: holds no keys.
+
+    Calls stream their items; one to be worked on ``alone`` says BEGUN first, when it has the replica for itself.
+    """
 
     def __init__(self, settings: Settings) -> None:
         os.environ.pop(settings.auth.keys_env, None)
@@ -40,33 +44,42 @@ class Preprocessor:
             cache_ttl_s=worker.cache_ttl_s,
         )
         self._stills = Stills(entries=worker.cache_entries, ttl_s=worker.cache_ttl_s)
+        self._solitude = Solitude()
         warm_up_mel()
         self._stages.load_detector("auto")
 
-    async def open(self, ref: JobRef) -> Opened:
-        """Both inputs' headers. Raises the errors of probing and indexing either."""
-        job = await ref.resolve()
-        face = await self._stages.open_face(job)
-        timeline = Timeline(face.index, face.video, job.options, is_image=face.is_image, limits=job.limits)
-        return Opened(FaceHeader.of(face), _expected_frames(job, timeline))
+    async def open(self, ref: JobRef, *, alone: bool) -> AsyncGenerator[Opened | str, None]:
+        """Both inputs' headers, one item. Raises the errors of probing and indexing either."""
+        async with self._solitude.work(alone=alone):
+            if alone:
+                yield BEGUN
+            job = await ref.resolve()
+            face = await self._stages.open_face(job)
+            timeline = Timeline(face.index, face.video, job.options, is_image=face.is_image, limits=job.limits)
+            yield Opened(FaceHeader.of(face), _expected_frames(job, timeline))
 
-    async def voice(self, ref: JobRef, span: Span, *, skip: int) -> AsyncGenerator[VoiceChunk, None]:
+    async def voice(self, ref: JobRef, span: Span, skip: int, *, alone: bool) -> AsyncGenerator[VoiceChunk | str, None]:
         """The voice's chunks from number ``skip`` on: what was delivered before a replica died is not sent again."""
-        job = await ref.resolve()
-        numbers = count()
-        async with aclosing(self._stages.voice(job, span)) as chunks:
-            async for chunk in chunks:
-                if next(numbers) >= skip:
-                    yield chunk
+        async with self._solitude.work(alone=alone):
+            if alone:
+                yield BEGUN
+            numbers = count()
+            async with aclosing(self._stages.voice(await ref.resolve(), span)) as chunks:
+                async for chunk in chunks:
+                    if next(numbers) >= skip:
+                        yield chunk
 
     async def detect(
-        self, ref: JobRef, header: FaceHeader, chunks: Sequence[range]
-    ) -> AsyncGenerator[ChunkDetections, None]:
+        self, ref: JobRef, header: FaceHeader, chunks: Sequence[range], *, alone: bool
+    ) -> AsyncGenerator[ChunkDetections | str, None]:
         """See ``lipsync.pipeline.Stages``."""
-        job = await ref.resolve()
-        async with aclosing(self._stages.detect(job, self._stills.open(job, header), chunks)) as found:
-            async for detections in found:
-                yield detections
+        async with self._solitude.work(alone=alone):
+            if alone:
+                yield BEGUN
+            job = await ref.resolve()
+            async with aclosing(self._stages.detect(job, self._stills.open(job, header), chunks)) as found:
+                async for detections in found:
+                    yield detections
 
     def check_health(self) -> None:
         """Ray calls this now and then: the time to forget what is old."""

@@ -15,6 +15,7 @@ from lipsync.local import LocalStages
 
 from .logs import quiet_opencv
 from .settings import Settings
+from .solitude import BEGUN, Solitude
 from .wire import FaceHeader, JobRef, Stills
 
 
@@ -31,16 +32,20 @@ class Renderer:
             workers=worker.threads,
             cache_entries=0,
         )
+        self._solitude = Solitude()
         self._stills = Stills(entries=worker.cache_entries, ttl_s=worker.cache_ttl_s)
 
     async def render(
-        self, ref: JobRef, header: FaceHeader, run: Sequence[SegmentTask], *, fps: Fraction
-    ) -> AsyncGenerator[Fragment, None]:
-        """See ``lipsync.pipeline.Stages``."""
-        job = await ref.resolve()
-        async with aclosing(self._stages.render(job, self._stills.open(job, header), run, fps=fps)) as fragments:
-            async for fragment in fragments:
-                yield fragment
+        self, ref: JobRef, header: FaceHeader, run: Sequence[SegmentTask], fps: Fraction, *, alone: bool
+    ) -> AsyncGenerator[Fragment | str, None]:
+        """See ``lipsync.pipeline.Stages``; ``alone``, says BEGUN first, when it has the replica for itself."""
+        async with self._solitude.work(alone=alone):
+            if alone:
+                yield BEGUN
+            job = await ref.resolve()
+            async with aclosing(self._stages.render(job, self._stills.open(job, header), run, fps=fps)) as fragments:
+                async for fragment in fragments:
+                    yield fragment
 
     def check_health(self) -> None:
         """Ray calls this now and then: the time to forget what is old."""

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, TypeVar
+from typing import Any
 
 from lipsync.core import Fragment, SegmentTask, VoiceChunk
 from lipsync.errors import InputCrashedWorker, WorkerLost
@@ -20,10 +20,9 @@ from lipsync.plan import Span
 from lipsync.render import FaceInput
 
 from .faults import Fault, cause_of, fault_of
+from .solitude import BEGUN
 from .wire import NO_VOICE_HASH, FaceHeader, JobRef, Opened, put_inputs
 
-T = TypeVar("T")
-_DEATHS_OF_AN_INPUT = 2
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 3.0
 
@@ -39,10 +38,12 @@ class Handles:
 class RequestStages:
     """``lipsync.pipeline.Stages`` for one request whose inputs lie in the spool.
 
-    ``admitted`` is told how many frames the request will have before anything is decoded, and refuses by raising;
-    ``accuse`` is told an input's hash after two workers died on it. ``tries`` bounds how often one piece of work is
-    given out; a piece is what the stage yields next: a segment, a chunk. Raises WorkerLost beyond that,
-    InputCrashedWorker, and what the stages raise.
+    ``admitted`` is told how many frames the request will have before anything is decoded, and refuses by raising.
+    ``tries`` bounds how often one piece of work is given out: what a stage yields next, a segment or a chunk.
+
+    After a worker died under a piece, the piece is given out to be worked on *alone*: if that worker dies too, it is
+    the input's fault and nobody else's, ``accuse`` is told its hash, and InputCrashedWorker is raised. Raises
+    WorkerLost where the tries are used up, and what the stages raise.
     """
 
     def __init__(
@@ -65,63 +66,50 @@ class RequestStages:
 
     async def open_face(self, job: Job) -> FaceInput:
         """Both inputs' headers, and the request's admission."""
-
-        async def once(_: int) -> AsyncGenerator[Opened, None]:
-            yield await self._handles.preprocessor.options(method_name="open", _by_reference=True).remote(
-                await self._ref(job)
-            )
-
-        async with aclosing(self._again(once, blamed=self._face)) as opened:
-            async for inputs in opened:
-                await self._admitted(inputs.frames)
-                header = inputs.face
-                return FaceInput(self._face, header.info, header.index, header.geometry, header.width, header.height)
-        raise WorkerLost("The inputs could not be opened. Send the request again.")
+        opened: list[Opened] = []
+        async with aclosing(self._again(self._handles.preprocessor, "open", job, _nothing, blamed=self._face)) as found:
+            async for inputs in found:
+                opened.append(inputs)
+        await self._admitted(opened[0].frames)
+        header = opened[0].face
+        return FaceInput(self._face, header.info, header.index, header.geometry, header.width, header.height)
 
     def voice(self, job: Job, span: Span) -> AsyncGenerator[VoiceChunk, None]:
         """See ``lipsync.pipeline.Stages``."""
-
-        async def once(skip: int) -> AsyncGenerator[VoiceChunk, None]:
-            call = self._handles.preprocessor.options(method_name="voice", stream=True, _by_reference=True)
-            async with _closing(call.remote(await self._ref(job), span, skip=skip)) as chunks:
-                async for chunk in chunks:
-                    yield chunk
-
-        return self._again(once, blamed=self._voice or self._face)
+        return self._again(
+            self._handles.preprocessor, "voice", job, lambda done: (span, done), blamed=self._voice or self._face
+        )
 
     def detect(self, job: Job, face: FaceInput, chunks: Sequence[range]) -> AsyncGenerator[ChunkDetections, None]:
         """See ``lipsync.pipeline.Stages``."""
-
-        async def once(done: int) -> AsyncGenerator[ChunkDetections, None]:
-            call = self._handles.preprocessor.options(method_name="detect", stream=True, _by_reference=True)
-            asked = call.remote(await self._ref(job), FaceHeader.of(face), chunks[done:])
-            async with _closing(asked) as found:
-                async for detections in found:
-                    yield detections
-
-        return self._again(once, blamed=self._face)
+        header = FaceHeader.of(face)
+        return self._again(
+            self._handles.preprocessor, "detect", job, lambda done: (header, chunks[done:]), blamed=self._face
+        )
 
     def render(
         self, job: Job, face: FaceInput, run: Sequence[SegmentTask], *, fps: Fraction
     ) -> AsyncGenerator[Fragment, None]:
         """See ``lipsync.pipeline.Stages``."""
+        header = FaceHeader.of(face)
+        return self._again(
+            self._handles.renderer, "render", job, lambda done: (header, run[done:], fps), blamed=self._face
+        )
 
-        async def once(done: int) -> AsyncGenerator[Fragment, None]:
-            call = self._handles.renderer.options(method_name="render", stream=True, _by_reference=True)
-            asked = call.remote(await self._ref(job), FaceHeader.of(face), run[done:], fps=fps)
-            async with _closing(asked) as fragments:
-                async for fragment in fragments:
-                    yield fragment
-
-        return self._again(once, blamed=self._face)
-
-    async def _again(self, once: Callable[[int], AsyncGenerator[T, None]], *, blamed: Blob) -> AsyncGenerator[T, None]:
-        """``once(n)`` yields the items from number n on; it is called again from where it broke off."""
+    async def _again(
+        self, handle: Any, method: str, job: Job, rest: Callable[[int], tuple[Any, ...]], *, blamed: Blob
+    ) -> AsyncGenerator[Any, None]:
+        """The items of a streaming call; where it breaks off it is made again, with the arguments ``rest(n)`` for the
+        items from number n on."""
         done, faults = 0, _Faults(self._tries)
         while True:
             try:
-                async with aclosing(once(done)) as items:
+                call = handle.options(method_name=method, stream=True, _by_reference=True)
+                async with _closing(call.remote(await self._ref(job), *rest(done), alone=faults.is_suspect)) as items:
                     async for item in items:
+                        if item == BEGUN:
+                            faults.has_begun_alone = True
+                            continue
                         done, faults = done + 1, _Faults(self._tries)
                         yield item
                 return
@@ -129,7 +117,8 @@ class RequestStages:
                 fault = fault_of(error)
                 if fault is None:
                     raise cause_of(error) from None
-                if faults.add(fault):
+                faults.add(fault)
+                if faults.is_guilty:
                     await self._accuse(blamed.content_hash)
                     raise InputCrashedWorker(
                         "Two workers died on this input, and it will not be tried again. Re-encode it, or send another."
@@ -161,19 +150,25 @@ class RequestStages:
         )
 
 
+def _nothing(_: int) -> tuple[Any, ...]:
+    return ()
+
+
 class _Faults:
     """What has gone wrong with one piece of work so far."""
 
     def __init__(self, tries: int) -> None:
         self._tries = tries
-        self._deaths = self._failures = self._all = 0
+        self._failures = self._all = 0
+        self.is_suspect = self.is_guilty = False
+        self.has_begun_alone = False
 
-    def add(self, fault: Fault) -> bool:
-        """Count it; True where two workers have died on the piece."""
+    def add(self, fault: Fault) -> None:
         self._all += 1
         self._failures += fault != "busy"  # who is not taken is waited for, as long as the request's deadline allows
-        self._deaths += fault == "died"
-        return self._deaths >= _DEATHS_OF_AN_INPUT
+        self.is_guilty = fault == "died" and self.has_begun_alone
+        self.is_suspect |= fault == "died"
+        self.has_begun_alone = False
 
     @property
     def are_enough(self) -> bool:
