@@ -141,7 +141,8 @@ class RequestStages:
                     ) from error
                 if fault == "lost":
                     self._inputs = None
-                self._meters.add(RETRIES)
+                if fault != "busy":
+                    self._meters.add(RETRIES)
             await asyncio.sleep(faults.pause_s)
 
     async def _ref(self, job: Job) -> JobRef:
@@ -181,7 +182,7 @@ class _Faults:
 
     @property
     def pause_s(self) -> float:
-        longest = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 4**self._all)
+        longest = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 4 ** min(self._all, 10))
         return random.uniform(longest / 4, longest)
 
 
