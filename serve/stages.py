@@ -66,12 +66,10 @@ class RequestStages:
     async def open_face(self, job: Job) -> FaceInput:
         """Both inputs' headers, and the request's admission."""
 
-        async def once(_: int) -> AsyncGenerator[Opened, None]:
-            yield await self._handles.preprocessor.options(method_name="open", _by_reference=True).remote(
-                await self._ref(job)
-            )
+        async def once(ref: JobRef, _: int) -> AsyncGenerator[Opened, None]:
+            yield await self._handles.preprocessor.options(method_name="open", _by_reference=True).remote(ref)
 
-        async with aclosing(self._again(once, blamed=self._face)) as opened:
+        async with aclosing(self._again(job, once, blamed=self._face)) as opened:
             async for inputs in opened:
                 await self._admitted(inputs.frames)
                 header = inputs.face
@@ -81,46 +79,50 @@ class RequestStages:
     def voice(self, job: Job, span: Span) -> AsyncGenerator[VoiceChunk, None]:
         """See ``lipsync.pipeline.Stages``."""
 
-        async def once(skip: int) -> AsyncGenerator[VoiceChunk, None]:
+        async def once(ref: JobRef, skip: int) -> AsyncGenerator[VoiceChunk, None]:
             call = self._handles.preprocessor.options(method_name="voice", stream=True, _by_reference=True)
-            async with _closing(call.remote(await self._ref(job), span, skip=skip)) as chunks:
+            async with _closing(call.remote(ref, span, skip=skip)) as chunks:
                 async for chunk in chunks:
                     yield chunk
 
-        return self._again(once, blamed=self._voice or self._face)
+        return self._again(job, once, blamed=self._voice or self._face)
 
     def detect(self, job: Job, face: FaceInput, chunks: Sequence[range]) -> AsyncGenerator[ChunkDetections, None]:
         """See ``lipsync.pipeline.Stages``."""
 
-        async def once(done: int) -> AsyncGenerator[ChunkDetections, None]:
+        async def once(ref: JobRef, done: int) -> AsyncGenerator[ChunkDetections, None]:
             call = self._handles.preprocessor.options(method_name="detect", stream=True, _by_reference=True)
-            asked = call.remote(await self._ref(job), FaceHeader.of(face), chunks[done:])
+            asked = call.remote(ref, FaceHeader.of(face), chunks[done:])
             async with _closing(asked) as found:
                 async for detections in found:
                     yield detections
 
-        return self._again(once, blamed=self._face)
+        return self._again(job, once, blamed=self._face)
 
     def render(
         self, job: Job, face: FaceInput, run: Sequence[SegmentTask], *, fps: Fraction
     ) -> AsyncGenerator[Fragment, None]:
         """See ``lipsync.pipeline.Stages``."""
 
-        async def once(done: int) -> AsyncGenerator[Fragment, None]:
+        async def once(ref: JobRef, done: int) -> AsyncGenerator[Fragment, None]:
             call = self._handles.renderer.options(method_name="render", stream=True, _by_reference=True)
-            asked = call.remote(await self._ref(job), FaceHeader.of(face), run[done:], fps=fps)
+            asked = call.remote(ref, FaceHeader.of(face), run[done:], fps=fps)
             async with _closing(asked) as fragments:
                 async for fragment in fragments:
                     yield fragment
 
-        return self._again(once, blamed=self._face)
+        return self._again(job, once, blamed=self._face)
 
-    async def _again(self, once: Callable[[int], AsyncGenerator[T, None]], *, blamed: Blob) -> AsyncGenerator[T, None]:
-        """``once(n)`` yields the items from number n on; it is called again from where it broke off."""
-        done, faults = 0, _Faults(self._tries)
+    async def _again(
+        self, job: Job, once: Callable[[JobRef, int], AsyncGenerator[T, None]], *, blamed: Blob
+    ) -> AsyncGenerator[T, None]:
+        """``once(ref, n)`` yields the items from number n on; it is called again from where it broke off."""
+        done, faults, used = 0, _Faults(self._tries), None
         while True:
             try:
-                async with aclosing(once(done)) as items:
+                ref = await self._ref(job)
+                (used,) = ref.inputs
+                async with aclosing(once(ref, done)) as items:
                     async for item in items:
                         done, faults = done + 1, _Faults(self._tries)
                         yield item
@@ -139,7 +141,7 @@ class RequestStages:
                         f"Workers failed {self._tries} times under the same piece of work (last: "
                         f"{type(cause_of(error)).__name__}). Send the request again."
                     ) from error
-                if fault == "lost":
+                if fault == "lost" and self._inputs is used:  # else another piece of work has put them again
                     self._inputs = None
                 if fault != "busy":
                     self._meters.add(RETRIES)
