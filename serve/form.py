@@ -8,6 +8,7 @@ from dataclasses import fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from lipsync.errors import MalformedRequest
+from lipsync.faces.given import tracks_from_json
 from lipsync.options import Options, named_values
 
 _HINTS = get_type_hints(Options)
@@ -18,7 +19,8 @@ TEXTS = frozenset(_HINTS) | {"options"}
 def options_of(texts: dict[str, str]) -> Options:
     """Options from a form's texts: one JSON object named ``options``, and fields named like an option.
 
-    Raises MalformedRequest, InvalidOption.
+    ``boxes`` may be a list, or the whole document that ``/v1/faces`` answers with.
+    Raises MalformedRequest, InvalidOption, InvalidBoxes.
     """
     values = named_values(texts["options"]) if "options" in texts else {}
     for name, text in texts.items():
@@ -27,7 +29,17 @@ def options_of(texts: dict[str, str]) -> Options:
         if name in values:
             raise MalformedRequest(f"{name} is given twice: in options and as a field of its own.")
         values[name] = _value(name, text)
+    if isinstance(values.get("boxes"), dict):
+        _unfold(values)
     return Options.from_mapping(values)
+
+
+def _unfold(values: dict[str, Any]) -> None:
+    """What ``/v1/faces`` answered, given as ``boxes``: it says the size of the frames too. Raises InvalidBoxes."""
+    given = tracks_from_json(json.dumps(values["boxes"]))
+    if "boxes_size" in values:
+        raise MalformedRequest("boxes_size is given twice: boxes say it already.")
+    values["boxes"], values["boxes_size"] = given.boxes, (given.width, given.height)
 
 
 def _value(name: str, text: str) -> Any:

@@ -120,7 +120,7 @@ class Http:
         return _Holding(body(), self._desk, answering.keep(), headers=_headers(request, size))
 
     async def post_faces(self, http: HttpRequest) -> Response:
-        """Where the face is, in every source frame: accepted back as the options `boxes` and `boxes_size`."""
+        """Where the face is, in every source frame: accepted back as the option `boxes`."""
         async with _Answering(self._desk, http) as answering:
             key = self._keys.check(http.headers.get("authorization"))
             request = await self._desk.enter(answering.stack, request_id=answering.id, key=key)

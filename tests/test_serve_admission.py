@@ -15,6 +15,7 @@ from serve import gate as gate_module
 from serve.admission import Admission, Books, Decision, Lease
 from serve.gate import Gate
 from serve.settings import AdmissionSettings
+from tests.serve_fakes import FakeBooks
 
 SMALL = AdmissionSettings(requests=4, frames=100, requests_per_key=2, lease_s=10, retry_after_s=3)
 
@@ -166,40 +167,6 @@ def test_what_is_remembered_of_accused_inputs_is_bounded(books, monkeypatch):
 # ---------------------------------------------------------------- the gate
 
 
-class FakeBooks:
-    """A handle of the Admission deployment: ``.method.remote(...)``; ``fault`` makes every call fail that way."""
-
-    def __init__(
-        self, settings: AdmissionSettings = SMALL, *, fault: BaseException | None = None, delay_s: float = 0.0
-    ):
-        self.real = Admission(settings)
-        self.fault, self.delay_s = fault, delay_s
-        self.calls: list[str] = []
-
-    def __getattr__(self, name):
-        return _Method(self, name)
-
-
-class _Method:
-    def __init__(self, handle, name):
-        self._handle, self._name = handle, name
-
-    def remote(self, *args):
-        self._handle.calls.append(self._name)
-        return asyncio.ensure_future(self._answer(args))
-
-    async def _answer(self, args):
-        await asyncio.sleep(self._handle.delay_s)
-        if self._handle.fault is not None:
-            # nobody waits for a leave: a failed one must not be reported as forgotten
-            return None if self._name == "leave" else _raise(self._handle.fault)
-        return await getattr(self._handle.real, self._name)(*args)
-
-
-def _raise(error):
-    raise error
-
-
 DEAD = [
     ActorDiedError(), ActorUnavailableError("away", None), WorkerCrashedError(), BackPressureError(5, 5),
     RayTaskError("enter", "trace", ActorDiedError(), ip="x"),
@@ -211,7 +178,7 @@ async def entered(gate, stack, name, key=""):
 
 
 async def test_a_request_is_in_the_books_for_as_long_as_it_runs():
-    books = FakeBooks()
+    books = FakeBooks(SMALL)
     gate = Gate(books, SMALL)
     async with gate.request("a", key="k") as inside:
         await inside.know(50, ["hash"])
@@ -223,7 +190,7 @@ async def test_a_request_is_in_the_books_for_as_long_as_it_runs():
 
 @pytest.mark.parametrize(("reason", "keys"), [("requests", ["", "", "", ""]), ("key", ["k", "k"])])
 async def test_a_refusal_says_why_and_when_to_come_back(reason, keys):
-    gate = Gate(FakeBooks(), SMALL)
+    gate = Gate(FakeBooks(SMALL), SMALL)
     async with AsyncExitStack() as stack:
         for number, key in enumerate(keys):
             await entered(gate, stack, str(number), key)
@@ -233,7 +200,7 @@ async def test_a_refusal_says_why_and_when_to_come_back(reason, keys):
 
 
 async def test_while_everything_is_taken_the_books_are_not_asked_each_time():
-    books = FakeBooks()
+    books = FakeBooks(SMALL)
     gate = Gate(books, SMALL)
     async with AsyncExitStack() as stack:
         for number in range(4):
@@ -245,7 +212,7 @@ async def test_while_everything_is_taken_the_books_are_not_asked_each_time():
 
 
 async def test_frames_and_accused_inputs_are_refused_when_they_are_known():
-    gate = Gate(FakeBooks(), SMALL)
+    gate = Gate(FakeBooks(SMALL), SMALL)
     async with AsyncExitStack() as stack:
         first, second, third = [await entered(gate, stack, name) for name in "abc"]
         await first.know(80, [])
@@ -259,7 +226,7 @@ async def test_frames_and_accused_inputs_are_refused_when_they_are_known():
 
 @pytest.mark.parametrize("fault", DEAD, ids=lambda error: type(error).__name__)
 async def test_without_books_the_gate_decides_alone_and_within_the_same_bounds(fault):
-    gate = Gate(FakeBooks(fault=fault), SMALL)
+    gate = Gate(FakeBooks(SMALL, fault=fault), SMALL)
     async with AsyncExitStack() as stack:
         inside = [await entered(gate, stack, name, key) for name, key in (("a", "k"), ("b", "k"), ("c", ""))]
         with pytest.raises(Overloaded) as caught:
@@ -283,7 +250,7 @@ async def test_without_books_the_gate_decides_alone_and_within_the_same_bounds(f
 
 async def test_books_that_do_not_answer_in_time_are_not_waited_for(monkeypatch):
     monkeypatch.setattr(gate_module, "_ANSWER_WITHIN_S", 0.02)
-    gate = Gate(FakeBooks(delay_s=5), SMALL)
+    gate = Gate(FakeBooks(SMALL, delay_s=5), SMALL)
     async with AsyncExitStack() as stack:
         async with asyncio.timeout(1):
             inside = await entered(gate, stack, "a")
@@ -293,9 +260,9 @@ async def test_books_that_do_not_answer_in_time_are_not_waited_for(monkeypatch):
 
 async def test_an_error_that_is_no_lost_worker_is_not_swallowed():
     with pytest.raises(TypeError, match="a defect"):
-        async with Gate(FakeBooks(fault=RayTaskError("enter", "t", TypeError("a defect"), ip="x")), SMALL).request(
-            "a", key=""
-        ):
+        async with Gate(
+            FakeBooks(SMALL, fault=RayTaskError("enter", "t", TypeError("a defect"), ip="x")), SMALL
+        ).request("a", key=""):
             pass
 
 
@@ -330,7 +297,7 @@ async def test_renewals_survive_books_that_are_away_for_a_while():
 
 
 async def test_a_request_that_fails_leaves_the_books_too():
-    books = FakeBooks()
+    books = FakeBooks(SMALL)
     gate = Gate(books, SMALL)
     with pytest.raises(RuntimeError):
         async with gate.request("a", key=""):

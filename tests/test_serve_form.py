@@ -5,11 +5,14 @@ from dataclasses import fields
 from fractions import Fraction
 
 import jsonschema
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lipsync.errors import InvalidOption, LipsyncError, MalformedRequest
+from lipsync.core import NO_BOX
+from lipsync.errors import InvalidBoxes, InvalidOption, LipsyncError, MalformedRequest
+from lipsync.faces.given import tracks_to_json
 from lipsync.options import Options
 from serve.form import TEXTS, body_schema, options_of
 
@@ -75,7 +78,7 @@ DEEP = "[" * 200_000
 def test_a_wrong_option_is_refused_with_a_typed_error(texts):
     with pytest.raises(LipsyncError) as caught:
         options_of(texts)
-    assert isinstance(caught.value, InvalidOption | MalformedRequest)
+    assert isinstance(caught.value, InvalidOption | InvalidBoxes | MalformedRequest)
     assert len(caught.value.detail) < 1000
 
 
@@ -87,7 +90,17 @@ def test_any_text_gives_options_or_a_typed_error(name, text):
     try:
         assert isinstance(options_of({name: text}), Options)
     except LipsyncError as error:
-        assert isinstance(error, InvalidOption | MalformedRequest)
+        assert isinstance(error, InvalidOption | InvalidBoxes | MalformedRequest)
+
+
+def test_the_answer_about_faces_is_taken_back_whole():
+    document = tracks_to_json(np.array([[1, 2, 30, 40], NO_BOX], np.int32), size=(64, 48), fps=Fraction(25))
+    wanted = Options(boxes=((1, 2, 30, 40), None), boxes_size=(64, 48))
+    assert options_of({"boxes": document}) == options_of({"options": f'{{"boxes": {document}}}'}) == wanted
+    with pytest.raises(MalformedRequest, match="boxes_size"):
+        options_of({"boxes": document, "boxes_size": "64 48"})
+    with pytest.raises(InvalidBoxes, match="frames"):
+        options_of({"boxes": document.replace('"frames":2', '"frames":3')})
 
 
 # ---------------------------------------------------------------- the description
