@@ -20,6 +20,7 @@ from ray.serve.schema import (
 )
 
 from lipsync.errors import InvalidOption, Unauthorized
+from lipsync.metrics import METRICS
 from lipsync.options import Limits
 from lipsync.plan import Tuning
 from serve.auth import Keys
@@ -287,3 +288,20 @@ def test_the_policy_that_the_yaml_names_is_ours_and_takes_its_arguments():
 def test_the_shipped_batching_is_the_default_one():
     assert BatchingSettings.model_validate(DEPLOYMENTS["Generator"]["user_config"]) == BatchingSettings()
     TypeAdapter(BatchingSettings).validate_python({})
+
+
+# ---------------------------------------------------------------- the docs
+
+
+@pytest.mark.parametrize("path", sections(), ids=".".join)
+def test_every_setting_stands_in_the_docs(path):
+    page = (ROOT / "docs" / "settings.md").read_text()
+    schema = sections()[path]
+    for name, hint in typing.get_type_hints(schema).items():
+        if (*path, name) not in sections() and name != "model_config":
+            assert f"| `{'.'.join((*path, name))}` |" in page, hint
+
+
+def test_every_metric_stands_in_the_docs_by_both_its_names():
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    assert all(f"| `{metric.name}` | `ray_{metric.name}` |" in page for metric in METRICS)
