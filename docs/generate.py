@@ -1,4 +1,4 @@
-"""Writes what the docs say of options, errors and figures, from the code and docs/benchmarks.json.
+"""Writes what the docs say of options, errors, settings, metrics and figures, from the code and docs/benchmarks.json.
 
 `--check` says whether they are up to date.
 
@@ -15,7 +15,11 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from lipsync.cli import exit_code
 from lipsync.errors import LipsyncError, all_errors
+from lipsync.metrics import METRICS
 from lipsync.options import Limits, Options
+from lipsync.plan import Tuning
+from serve.problems import status_of
+from serve.settings import BatchingSettings, Settings
 
 DOCS = Path(__file__).resolve().parent
 README = DOCS.parent / "README.md"
@@ -57,9 +61,10 @@ What an input may be at most; checked on headers before anything is decoded, and
 
 def errors_page() -> str:
     """docs/errors.md, whole."""
-    rows = ["| slug | class | exit code | meaning |", "|---|---|---|---|"]
+    rows = ["| slug | class | exit code | HTTP | meaning |", "|---|---|---|---|---|"]
     for error in all_errors():
-        rows.append(f"| `{error.slug}` | `{error.__name__}` | {_code(error)} | {_first_line(error.__doc__)} |")
+        codes = f"{_code(error)} | {status_of(error('x'))}"
+        rows.append(f"| `{error.slug}` | `{error.__name__}` | {codes} | {_first_line(error.__doc__)} |")
     return "\n".join(
         [
             "# Errors",
@@ -67,12 +72,99 @@ def errors_page() -> str:
             "Made by `docs/generate.py` from `lipsync/errors.py`; do not edit the table here.",
             "",
             "Every error has a stable slug and a `detail` that says what is wrong and what to do. The command line",
-            "prints the detail and ends with the exit code; 2 is also wrong usage, 130 an interruption.",
+            "prints the detail and ends with the exit code; 2 is also wrong usage, 130 an interruption. The server",
+            "answers with the HTTP status and a problem document (RFC 9457); `overloaded` is 429 where only the",
+            "caller's own requests are the reason. Of errors that are the operator's, callers are not told the detail.",
             "",
             *rows,
             "",
         ]
     )
+
+
+def settings_page() -> str:
+    """docs/settings.md, whole."""
+    document = Settings.model_json_schema()
+    groups = {name: ref for name, item in document["properties"].items() if (ref := item.get("$ref"))}
+    parts = [_SETTINGS_HEAD, _settings_table("", document)]
+    for name, ref in groups.items():
+        schema = document["$defs"][ref.rpartition("/")[2]]
+        parts += [f"## {name}", _said_of(name), _settings_table(f"{name}.", schema)]
+    parts += [_BATCHING_HEAD, _settings_table("", BatchingSettings.model_json_schema())]
+    return "\n\n".join(parts) + "\n"
+
+
+_SETTINGS_HEAD = """# Settings of the served application
+
+Made by `docs/generate.py` from `serve/settings.py`; do not edit the tables here.
+
+Given in `serve_config.yaml` under `applications: args:`, nested as the names say (`admission.requests` is `admission:`,
+and in it `requests:`). Unknown names are refused at any depth, and so is a number that cannot work. How many replicas
+there are and what each gets of a machine stands beside them, under `deployments:`; those keys are Ray Serve's."""
+
+_BATCHING_HEAD = """## user_config of the Generator
+
+Under `deployments: Generator: user_config:`, and changed while it runs, without a restart."""
+
+_GROUPS = {"preprocessor": "Each Preprocessor replica.", "renderer": "Each Renderer replica."}
+
+
+def _said_of(name: str) -> str:
+    schema = get_type_hints(Settings)[name]
+    return _GROUPS.get(name) or _first_line(schema.__doc__)
+
+
+def _settings_table(prefix: str, schema: dict[str, Any]) -> str:
+    rows = ["| setting | default | values | meaning |", "|---|---|---|---|"]
+    helps = {item.name: item.metadata["help"] for kind in (Limits, Tuning) for item in fields(kind)}
+    for name, item in schema["properties"].items():
+        if "$ref" not in item:
+            meaning = item.get("description") or helps[name]
+            rows.append(f"| `{prefix}{name}` | {_default_json(item['default'])} | {_values_json(item)} | {meaning} |")
+    return "\n".join(rows)
+
+
+def _default_json(value: Any) -> str:
+    return "–" if value is None else f"`{json.dumps(value)}`"
+
+
+def _values_json(item: dict[str, Any]) -> str:
+    if "anyOf" in item:
+        return next(_values_json(one) for one in item["anyOf"] if one != {"type": "null"})
+    if "enum" in item:
+        return ", ".join(f"`{value}`" for value in item["enum"])
+    kind = {
+        "integer": "whole number",
+        "number": "number",
+        "boolean": "true, false",
+        "string": "text",
+        "array": "list",
+    }[item["type"]]
+    bounds = [f"{sign} {item[name]:g}" for name, sign in (("minimum", "≥"), ("exclusiveMinimum", ">")) if name in item]
+    return " ".join([kind, *bounds])
+
+
+def metrics_page() -> str:
+    """docs/metrics.md, whole."""
+    rows = ["| name | on a cluster | kind | label | meaning |", "|---|---|---|---|---|"]
+    for metric in METRICS:
+        label = f"`{metric.label}`" if metric.label else "–"
+        rows.append(f"| `{metric.name}` | `ray_{metric.name}` | {metric.kind} | {label} | {metric.help} |")
+    return "\n".join([_METRICS_HEAD, "", *rows, ""])
+
+
+_METRICS_HEAD = """# Metrics
+
+Made by `docs/generate.py` from `lipsync/metrics.py`; do not edit the table here.
+
+In one process `LipsyncService(meters=PrometheusMeters(registry))` fills a `prometheus_client` registry, under the first
+name. On a cluster every node exports them through Ray's agent, under the second name and with labels of Ray's
+(`deployment`, `replica`, `application`); the application's `/metrics` gathers all nodes. Ray Serve's own metrics, whose
+names begin with `ray_serve_`, are there too.
+
+`reason` is an error's slug (docs/errors.md), with what there was enough of behind `overloaded_`: `requests`, `frames`,
+`key` or `spool`. `stage` is `open`, `voice`, `detect`, `decode`, `crop`, `generate`, `paste` or `encode`; the workers
+of a stage add up, so that a request's stages may come to more than it took."""
 
 
 def _table(schema: type[Any]) -> str:
@@ -173,6 +265,8 @@ def fresh_line(figures: dict[str, Any]) -> str:
 PAGES = {
     DOCS / "options.md": options_page,
     DOCS / "errors.md": errors_page,
+    DOCS / "settings.md": settings_page,
+    DOCS / "metrics.md": metrics_page,
     README: readme,
 }
 

@@ -132,9 +132,9 @@ async def call(executor: Executor, work: Callable[[], B], *, stop: threading.Eve
             raise
         if stop is not None:
             stop.set()
+        # the caller is gone: an error of the work has no one to go to, also where it is cancelled once more
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())
         await asyncio.wait([future])
-        if not future.cancelled():
-            future.exception()  # the caller is gone: its error has no one to go to
         raise
 
 

@@ -7,16 +7,19 @@ At most one label each, and few values for it: the series do not grow with calle
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from lipsync.batcher.settings import BatcherCounts, BatchReport
+from lipsync.core import Fragment
+from lipsync.errors import LipsyncError
 from lipsync.pipeline import Report
 
 _SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0, 180.0, 600.0)
@@ -134,11 +137,12 @@ class PrometheusMeters:
 
 
 class RequestMeter:
-    """Watches the requests of one process."""
+    """Watches the requests of one process, on any of its threads."""
 
     def __init__(self, meters: Meters) -> None:
         self._meters = meters
         self._running = 0
+        self._lock = threading.Lock()
 
     @contextmanager
     def watch(self, report: Report) -> Iterator[None]:
@@ -157,9 +161,23 @@ class RequestMeter:
         finally:
             self._count(-1)
 
+    async def measured(
+        self, fragments: AsyncGenerator[Fragment, None], report: Report
+    ) -> AsyncGenerator[Fragment, None]:
+        """A request's fragments, watched to their end; an error that ends them is counted. Closing it closes them."""
+        try:
+            with self.watch(report):
+                async with aclosing(fragments):
+                    async for fragment in fragments:
+                        yield fragment
+        except LipsyncError as error:
+            self._meters.add(REJECTED, label=error.slug)
+            raise
+
     def _count(self, more: int) -> None:
-        self._running += more
-        self._meters.set(REQUESTS_RUNNING, self._running)
+        with self._lock:
+            self._running += more
+            self._meters.set(REQUESTS_RUNNING, self._running)
 
 
 class BatchMeter:

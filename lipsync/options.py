@@ -134,13 +134,7 @@ class Options:
     @classmethod
     def from_json(cls, text: str | bytes) -> Options:
         """What ``to_json`` wrote: one JSON object, each option at most once. Raises InvalidOption."""
-        try:
-            given = json.loads(text, object_pairs_hook=_each_once)
-        except (ValueError, RecursionError) as error:
-            raise InvalidOption(f'The options are not JSON ({error}). Send an object such as {{"crf": 20}}.') from error
-        if not isinstance(given, dict):
-            raise InvalidOption('The options must be one JSON object, such as {"crf": 20}.')
-        return cls.from_mapping(given)
+        return cls.from_mapping(named_values(text))
 
     def to_json(self) -> str:
         """One JSON object of the options that differ from their defaults, frame rates as "N/D"."""
@@ -183,6 +177,17 @@ class Options:
 
 _RATE = re.compile(r"\d{1,7}(\.\d{1,9})?(/\d{1,7})?")
 Precision = Literal["fp32", "fp16", "bf16"]
+
+
+def named_values(text: str | bytes) -> dict[str, Any]:
+    """A JSON object's values by name, each name at most once. Raises InvalidOption."""
+    try:
+        given = json.loads(text, object_pairs_hook=_each_once)
+    except (ValueError, RecursionError) as error:
+        raise InvalidOption(f'The options are not JSON ({error}). Send an object such as {{"crf": 20}}.') from error
+    if not isinstance(given, dict):
+        raise InvalidOption('The options must be one JSON object, such as {"crf": 20}.')
+    return given
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
 from lipsync.core import I32, Index, Segment, VideoInfo
-from lipsync.errors import LimitExceeded
+from lipsync.errors import InvalidOption, LimitExceeded
 from lipsync.options import Limits, Options
 
 MEL_COLUMNS_PER_S = 80
@@ -22,17 +23,31 @@ MEL_WINDOW = 16
 IMAGE_FPS = Fraction(25)
 
 
+def _knob(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuning:
-    """How work is cut and how much of it is under way at once. Never changes a frame, only when it is made."""
+    """How work is cut and how much of it is under way at once. Never changes a frame, only when it is made.
 
-    segment_frames: tuple[int, ...] = (8, 24, 64, 128)
-    segment_bytes: int = 96_000_000  # of decoded frames that one segment may hold
-    window: int = 8  # segments of one request in flight; as many segments' frames are held at most
-    shortest_chunk: int = 25  # source frames that the first detection call looks at; then more, up to …
-    longest_chunk: int = 400
-    waste: Fraction = Fraction(1, 10)  # frames decoded twice, per frame put out, for the sake of parallel work
-    early: int = 40  # frames beyond that which may be decoded twice, so that the first segments need not wait for more
+    Raises InvalidOption where a number would let nothing be done.
+    """
+
+    segment_frames: tuple[int, ...] = _knob(
+        (8, 24, 64, 128), "frames of the first segments, and of all from the last on"
+    )
+    segment_bytes: int = _knob(96_000_000, "bytes of decoded frames that one segment may hold")
+    window: int = _knob(8, "segments of one request in flight; as many segments' frames are held at most")
+    shortest_chunk: int = _knob(25, "source frames that the first call to detection looks at; later ones look at more")
+    longest_chunk: int = _knob(400, "source frames that a call to detection looks at, at most")
+    waste: Fraction = _knob(Fraction(1, 10), "frames decoded twice, per frame put out, for the sake of parallel work")
+    early: int = _knob(40, "frames beyond that which may be decoded twice, so that the first segments need not wait")
+
+    def __post_init__(self) -> None:
+        amounts = [*self.segment_frames, self.segment_bytes, self.window, self.shortest_chunk, self.longest_chunk]
+        if not self.segment_frames or min(amounts) < 1 or self.waste < 0 or self.early < 0:
+            raise InvalidOption(f"Segments, window and chunks need at least 1, waste and early 0, unlike {self}.")
 
     def longest_segment(self, width: int, height: int) -> int:
         return max(8, min(self.segment_frames[-1], self.segment_bytes // (width * height * 3 // 2)))

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypedDict
 import numpy as np
 
 from lipsync.batcher import FrameBatcher
+from lipsync.batcher.settings import BatchReport
 from lipsync.checkpoints import load_generator
 from lipsync.core import F32, Fragment, Source
 from lipsync.detection import NO_VOICE, detector_from_files
@@ -25,6 +26,7 @@ from lipsync.faces.chunk import source_chunks
 from lipsync.local import LocalStages
 from lipsync.media.encode import encode_segment
 from lipsync.media.source import Blob
+from lipsync.metrics import BatchMeter, Meters, NoMeters, RequestMeter
 from lipsync.model.wav2lip import Wav2Lip
 from lipsync.options import Limits, Options, Precision
 from lipsync.output import read_bytes, stream_bytes, write_file
@@ -57,7 +59,8 @@ class LipsyncService:
     ``use_compile`` act on CUDA; a CPU computes in fp32. ``wav2lip_batch_size`` defaults to 512 on CUDA and to what
     measured best on a CPU. ``workers`` threads (one per core) do the CPU work. ``yunet_path`` defaults to the file
     that was pulled, if any. ``cache_entries`` bounds what is remembered of face inputs, by content and options, never
-    by file name.
+    by file name. ``meters`` gets the metrics, for example ``PrometheusMeters(registry)``; the queue and the device's
+    load are shown as of the last batch.
 
     Raises CheckpointError and its kin, DeviceUnavailable.
     """
@@ -80,6 +83,7 @@ class LipsyncService:
         cache_entries: int = 64,
         limits: Limits | None = None,
         tuning: Tuning | None = None,
+        meters: Meters | None = None,
     ) -> None:
         self.limits = limits or Limits()
         workers = workers or os.cpu_count() or 1
@@ -93,7 +97,9 @@ class LipsyncService:
             compile="auto" if use_compile else False,
             exact=exact,
         )
-        self._generator = FrameBatcher(self.engine)
+        meters = meters or NoMeters()
+        self._request_meter, self._batch_meter = RequestMeter(meters), BatchMeter(meters)
+        self._generator = FrameBatcher(self.engine, on_batch=self._on_batch)
         warm_up_mel()
         self.stages = LocalStages(
             self._generator,
@@ -168,7 +174,9 @@ class LipsyncService:
         report: Report | None = None,
     ) -> AsyncGenerator[Fragment, None]:
         """The request's fragments in order; closing the iterator stops its work."""
-        return synchronise(job, self.stages, tuning=self._tuning, progress=progress, report=report)
+        report = report or Report()
+        made = synchronise(job, self.stages, tuning=self._tuning, progress=progress, report=report)
+        return self._request_meter.measured(made, report)
 
     async def astream(
         self, face: Source, voice: Source | Waveform, options: Options | None = None
@@ -221,13 +229,19 @@ class LipsyncService:
             # one segment at a time: frames reach the sink in order
             tuning = replace(tuning, window=1)
             stages = stages.encoding_with(Tee(frame_sink, encode=encode_segment if output_path is not None else None))
-        fragments = synchronise(job, stages, tuning=tuning, progress=progress, report=report)
+        made = synchronise(job, stages, tuning=tuning, progress=progress, report=report)
+        fragments = self._request_meter.measured(made, report)
         if output_path is not None:
             await write_file(fragments, output_path)
             return
         async with aclosing(fragments):
             async for _ in fragments:
                 pass  # the sink has had the frames
+
+    def _on_batch(self, report: BatchReport) -> None:
+        self._batch_meter.on_batch(report)
+        engine = self.engine.counts
+        self._batch_meter.refresh(self._generator.counts, out_of_memory=engine.out_of_memory, redone=engine.redone)
 
     def close(self) -> None:
         """Stop the threads; the engine's memory goes with the last reference to it."""

@@ -33,6 +33,8 @@ class Keys:
             )
         if any(len(key) < _LEAST_CHARACTERS for key in keys):
             raise ValueError(f"An API key needs at least {_LEAST_CHARACTERS} characters.")
+        if not all(key.isascii() for key in keys):
+            raise ValueError("An API key is of ASCII characters: no others arrive in a header as they were sent.")
         self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
 
     def check(self, authorization: str | None) -> str:

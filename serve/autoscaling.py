@@ -6,13 +6,15 @@ import math
 from typing import Any
 
 _LEAST_FRAMES_PER_S = 1.0
+_BUSIEST = 0.8
+"""Share of the time that replicas may draw once there is one fewer of them."""
 
 
 class FramesBacklogPolicy:
-    """As many replicas as drain the cluster's backlog in ``drain_s`` at the speed that replicas were measured to have.
+    """As many replicas as carry on with what is drawn now and drain the cluster's backlog in ``drain_s`` besides.
 
-    One more than now at least where the backlog asks for more, and one fewer at most where it asks for fewer: Ray's own
-    delays and bounds lie around this.
+    Up at once to what is wanted; down by one, and only where the ones that stay would have time to spare, so that a
+    constant load keeps its replicas. Ray's own delays and bounds lie around this.
     """
 
     def __init__(self, drain_s: float = 2.0) -> None:
@@ -22,6 +24,7 @@ class FramesBacklogPolicy:
         current = int(context.target_num_replicas)
         metrics = context.aggregated_metrics or {}
         queued = sum((metrics.get("queued_frames") or {}).values())
+        busy = sum((metrics.get("busy_ratio") or {}).values())  # replicas' worth of drawing
         speeds = [speed for speed in (metrics.get("frames_per_s") or {}).values() if speed > 0]
         state = dict(context.policy_state or {})
         if speeds:
@@ -29,5 +32,6 @@ class FramesBacklogPolicy:
         speed = state.get("frames_per_s")
         if speed is None:  # nothing was ever drawn: there is nothing to go by
             return current, state
-        wanted = math.ceil(queued / (speed * self._drain_s))
-        return (wanted if wanted > current else max(wanted, current - 1, 1)), state
+        backlog = queued / (speed * self._drain_s)
+        wanted, needed = math.ceil(busy + backlog), math.ceil(busy / _BUSIEST + backlog)
+        return (wanted if wanted > current else max(min(needed, current), current - 1, 1)), state

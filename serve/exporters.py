@@ -9,6 +9,7 @@ import httpx
 import ray
 
 _TIMEOUT_S = 3.0
+_NOTE = "# node"
 _PREFIXES = ("ray_lipsync_", "ray_serve_")
 
 
@@ -30,25 +31,24 @@ async def _one(client: httpx.AsyncClient, address: str) -> str:
         answer = await client.get(f"http://{address}/metrics")
         answer.raise_for_status()
     except httpx.HTTPError as error:
-        return f"# node at port {address.rpartition(':')[2]} does not answer: {type(error).__name__}\n"
+        return f"{_NOTE} at port {address.rpartition(':')[2]} does not answer: {type(error).__name__}\n"
     return answer.text
 
 
 def merged(texts: list[str]) -> str:
     """Families of the same name from several texts put together: a family may stand in a text only once."""
     notes: list[str] = []
-    heads: dict[str, list[str]] = defaultdict(list)
+    heads: dict[str, dict[str, str]] = defaultdict(dict)  # of each family its HELP and its TYPE: the first that is met
     samples: dict[str, list[str]] = defaultdict(list)
     for text in texts:
         family = ""
         for line in text.splitlines():
             if line.startswith(("# HELP ", "# TYPE ")):
-                family = line.split(" ", 3)[2]
-                if line.startswith(_PREFIXES, 7) and line not in heads[family]:
-                    heads[family].append(line)
-            elif line.startswith("#"):
+                _, kind, family, _ = f"{line} ".split(" ", 3)
+                heads[family].setdefault(kind, line)
+            elif line.startswith(_NOTE):
                 notes.append(line)
             elif line.startswith(_PREFIXES):
                 samples[family].append(line)
-    body = [line for family in samples for line in (*heads[family], *samples[family])]
+    body = [line for family in samples for line in (*heads[family].values(), *samples[family])]
     return "\n".join([*notes, *body]) + "\n"

@@ -8,34 +8,38 @@ from dataclasses import fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from lipsync.errors import MalformedRequest
-from lipsync.options import Options
+from lipsync.faces.given import tracks_from_json
+from lipsync.options import Options, named_values
 
 _HINTS = get_type_hints(Options)
+TEXTS = frozenset(_HINTS) | {"options"}
+"""Names of the parts that are no files."""
 
 
 def options_of(texts: dict[str, str]) -> Options:
     """Options from a form's texts: one JSON object named ``options``, and fields named like an option.
 
-    Raises MalformedRequest, InvalidOption.
+    ``boxes`` may be a list, or the whole document that ``/v1/faces`` answers with.
+    Raises MalformedRequest, InvalidOption, InvalidBoxes.
     """
-    values = _object(texts["options"]) if "options" in texts else {}
+    values = named_values(texts["options"]) if "options" in texts else {}
     for name, text in texts.items():
         if name == "options":
             continue
         if name in values:
             raise MalformedRequest(f"{name} is given twice: in options and as a field of its own.")
         values[name] = _value(name, text)
+    if isinstance(values.get("boxes"), dict):
+        _unfold(values)
     return Options.from_mapping(values)
 
 
-def _object(text: str) -> dict[str, Any]:
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise MalformedRequest('The options are not JSON. Send an object such as {"crf": 20}.') from error
-    if not isinstance(values, dict):
-        raise MalformedRequest('The options are JSON but no object. Send an object such as {"crf": 20}.')
-    return values
+def _unfold(values: dict[str, Any]) -> None:
+    """What ``/v1/faces`` answered, given as ``boxes``: it says the size of the frames too. Raises InvalidBoxes."""
+    given = tracks_from_json(json.dumps(values["boxes"]))
+    if "boxes_size" in values:
+        raise MalformedRequest("boxes_size is given twice: boxes say it already.")
+    values["boxes"], values["boxes_size"] = given.boxes, (given.width, given.height)
 
 
 def _value(name: str, text: str) -> Any:
@@ -78,8 +82,11 @@ def body_schema(files: dict[str, str]) -> dict[str, Any]:
         properties[item.name] = _schema(_plain(_HINTS[item.name])) | {"description": item.metadata["help"]}
         if item.default is not None:
             properties[item.name]["default"] = item.default
-    schema = {"type": "object", "required": list(files), "properties": properties}
-    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
+    # an array is one part, in JSON, and not a part for each item
+    encoding = {name: {"contentType": "application/json"} for name, one in properties.items() if one["type"] == "array"}
+    schema = {"type": "object", "required": list(files), "additionalProperties": False, "properties": properties}
+    content = {"multipart/form-data": {"schema": schema, "encoding": encoding}}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 def _schema(hint: Any) -> dict[str, Any]:

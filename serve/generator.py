@@ -89,11 +89,12 @@ class Generator:
             raise EngineError(f"A batch has been on the device for {self._batcher.drawing_for_s:.0f} s. It is stuck.")
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """For ``serve.autoscaling``: how much waits here, and how fast it goes away."""
+        """For ``serve.autoscaling``: how much waits here, how fast it goes away, and how busy that is."""
         counts = self._refresh()
         return {
             "queued_frames": float(counts.queued_frames + counts.held_frames),
             "frames_per_s": self._meter.frames_per_s,
+            "busy_ratio": self._meter.busy_ratio,
         }
 
     def _refresh(self) -> Any:

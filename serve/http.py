@@ -5,7 +5,6 @@ An answer's header X-Request-Id is set by Ray Serve, from the request's own or a
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, ExitStack
@@ -15,56 +14,31 @@ from uuid import uuid4
 
 from fastapi import FastAPI
 from fastapi import Request as HttpRequest
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
 from lipsync import ending
 from lipsync.core import Fragment
-from lipsync.errors import InputTooLarge, LipsyncError, MalformedRequest, Overloaded
+from lipsync.errors import InputTooLarge, MalformedRequest, Overloaded
 from lipsync.flow import Ahead
 from lipsync.output import stream_bytes, write_file
 from lipsync.pipeline import Report
 
 from . import problems
 from .auth import Keys
+from .description import AUDIO, FACE, PROBLEMS, VIDEO, describe_problem
 from .exporters import gather
-from .faults import cause_of
-from .form import body_schema, options_of
-from .multipart import TEXT_BYTES, Form, receive
+from .form import TEXTS, body_schema, options_of
+from .multipart import Form, most_bytes, receive
 from .requests import Desk, Request, timings
 from .settings import Settings
 
-log = logging.getLogger("ray.serve")
 _BLOCK = 1 << 18
-_ENVELOPE_BYTES = TEXT_BYTES + 65_536
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-
-FACE = "image (jpg, png, webp, avif, heic), animation (gif, webp) or video"
-AUDIO = "sound file, or a video whose sound is used"
-
-
-def describe_problem(status: int, meaning: str) -> dict[int | str, dict[str, Any]]:
-    example = {"type": "urn:lipsync:error:no_face", "title": "…", "status": status, "detail": "…", "error": "no_face"}
-    schema = {"type": "object", "required": ["type", "status", "detail", "error", "request_id"]}
-    content = {"application/problem+json": {"schema": schema, "example": example | {"request_id": "…"}}}
-    return {status: {"description": meaning, "content": content}}
-
-
-PROBLEMS: dict[int | str, dict[str, Any]] = {}
-for _status, _meaning in (
-    (400, "no multipart body, a part missing or unknown, or an option with a value it does not take"),
-    (401, "no API key, or an unknown one"),
-    (413, "more bytes than are taken"),
-    (415, "a part that is no media"),
-    (422, "media that cannot be used: unreadable, over the limits, without a face"),
-    (429, "this key has enough requests under way; see Retry-After"),
-    (503, "the service has enough to do; see Retry-After"),
-    (504, "the request took too long"),
-):
-    PROBLEMS |= describe_problem(_status, _meaning)
-VIDEO: dict[int | str, dict[str, Any]] = {
-    200: {"description": "the video", "content": {"video/mp4": {"schema": {"type": "string", "format": "binary"}}}}
-}
+_LENGTH = re.compile(r"[0-9]{1,18}")
 
 
 class Http:
@@ -82,8 +56,10 @@ class Http:
             version="1",
             description="A face and a voice in, the same face speaking that voice out.",
             redoc_url=None,
+            swagger_ui_oauth2_redirect_url=None,
         )
         api.exception_handler(HTTPException)(_unknown_path)
+        api.exception_handler(RequestValidationError)(self._wrong_query)
         both, face = body_schema({"face": FACE, "audio": AUDIO}), body_schema({"face": FACE})
         busy = describe_problem(503, "a request would be refused now")
         api.post("/v1/lipsync", response_class=Response, responses=VIDEO | PROBLEMS, openapi_extra=both)(
@@ -117,7 +93,6 @@ class Http:
     async def _streamed(self, answering: _Answering, request: Request, made: Ahead[Fragment]) -> Response:
         data = stream_bytes(_iterated(made))
         first = await anext(data)  # errors until here are ordinary answers
-        stack = answering.keep()
 
         async def body() -> AsyncIterator[bytes]:
             try:
@@ -125,33 +100,27 @@ class Http:
                 async for piece in data:
                     yield piece
                 yield ending.complete(**_result(request.report))
-            except LipsyncError as error:
-                self._desk.refuse(error)
-                yield ending.failed(error, request_id=request.id)
-            finally:
-                self._desk.leave(stack)
+            except Exception as error:
+                said = self._desk.refuse(error, request_id=request.id)
+                yield ending.failed(said, request_id=request.id)
 
-        return StreamingResponse(body(), media_type="video/mp4")
+        return _Holding(body(), self._desk, answering.keep())
 
     async def _whole(self, answering: _Answering, request: Request, made: Ahead[Fragment]) -> Response:
         path = request.folder.place / "result.mp4"
         await write_file(_iterated(made), path)
         size = path.stat().st_size
         request.folder.book(size)
-        stack = answering.keep()
 
         async def body() -> AsyncIterator[bytes]:
-            try:
-                with path.open("rb") as file:
-                    while data := file.read(_BLOCK):
-                        yield data
-            finally:
-                self._desk.leave(stack)
+            with path.open("rb") as file:
+                while data := file.read(_BLOCK):
+                    yield data
 
-        return StreamingResponse(body(), media_type="video/mp4", headers=_headers(request, size))
+        return _Holding(body(), self._desk, answering.keep(), headers=_headers(request, size))
 
     async def post_faces(self, http: HttpRequest) -> Response:
-        """Where the face is, in every source frame: accepted back as the options `boxes` and `boxes_size`."""
+        """Where the face is, in every source frame: accepted back as the option `boxes`."""
         async with _Answering(self._desk, http) as answering:
             key = self._keys.check(http.headers.get("authorization"))
             request = await self._desk.enter(answering.stack, request_id=answering.id, key=key)
@@ -168,14 +137,25 @@ class Http:
         }
         allowed = {name: most[name] for name in files}
         declared = http.headers.get("content-length", "0")
-        if declared.isdigit() and int(declared) > sum(allowed.values()) + _ENVELOPE_BYTES:
+        if _LENGTH.fullmatch(declared) and int(declared) > most_bytes(allowed):
             raise InputTooLarge(f"The request has {int(declared):,} bytes, more than are taken. Send smaller files.")
+        kind = http.headers.get("content-type")
         with ExitStack() as stack:
             self._desk.waiting(stack)
-            form = await receive(http.stream(), http.headers.get("content-type"), request.folder, files=allowed)
+            received = receive(http.stream(), kind, request.folder, files=allowed, texts=TEXTS)
+            try:
+                form = await self._desk.in_time(request, received)
+            except ClientDisconnect as error:
+                raise MalformedRequest("The body broke off: its sender went away.") from error
         if missing := [name for name in files if name not in form.files]:
             raise MalformedRequest(f"The part {missing[0]!r} is missing. Send it as a file.")
         return form
+
+    async def _wrong_query(self, http: HttpRequest, error: RequestValidationError) -> Response:
+        wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        request_id = _request_id(http)
+        said = self._desk.refuse(MalformedRequest(f"{wrong}. See /docs."), request_id=request_id)
+        return problems.answer(said, request_id)
 
     async def get_models(self, http: HttpRequest) -> Response:
         """What draws the faces."""
@@ -228,10 +208,9 @@ class _Answering:
     """
 
     def __init__(self, desk: Desk, http: HttpRequest) -> None:
-        given = http.headers.get("x-request-id", "")
-        self.id = given if _REQUEST_ID.fullmatch(given) else uuid4().hex
+        self.id = _request_id(http)
         self.stack = AsyncExitStack()
-        self.response: Response = problems.internal(self.id)
+        self.response: Response
         self._desk = desk
 
     def keep(self) -> AsyncExitStack:
@@ -245,12 +224,29 @@ class _Answering:
         self._desk.leave(self.stack)
         if not isinstance(error, Exception):
             return False
-        known = self._desk.refuse(error)
-        if known is None:
-            log.error(f"request {self.id} failed", exc_info=cause_of(error))
-        else:
-            self.response = problems.answer(known, self.id)
+        self.response = problems.answer(self._desk.refuse(error, request_id=self.id), self.id)
         return True
+
+
+class _Holding(StreamingResponse):
+    """A video; what its request holds is let go when it was sent, or when nobody takes it, were it before the start."""
+
+    def __init__(
+        self, body: AsyncIterator[bytes], desk: Desk, stack: AsyncExitStack, *, headers: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(body, headers=headers, media_type="video/mp4")
+        self._desk, self._stack = desk, stack
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._desk.leave(self._stack)
+
+
+def _request_id(http: HttpRequest) -> str:
+    given = http.headers.get("x-request-id", "")
+    return given if _REQUEST_ID.fullmatch(given) else uuid4().hex
 
 
 async def _iterated(made: Ahead[Fragment]) -> AsyncGenerator[Fragment, None]:
@@ -281,6 +277,6 @@ async def _unknown_path(http: HttpRequest, error: HTTPException) -> Response:
         "status": error.status_code,
         "detail": f"{http.method} {http.url.path[:200]} is not part of this API; /docs shows what is.",
         "error": "not_found" if error.status_code == 404 else "method_not_allowed",
-        "request_id": uuid4().hex,
+        "request_id": _request_id(http),
     }
     return JSONResponse(body, error.status_code, headers=error.headers, media_type="application/problem+json")

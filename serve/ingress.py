@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, aclosing
+from contextlib import AsyncExitStack, aclosing, closing
 from typing import Any
 from uuid import uuid4
 
@@ -75,6 +75,6 @@ class Ingress:
         return request, self._desk.fragments(request, face=blobs["face"], voice=blobs["audio"], options=chosen)
 
     def _spooled(self, request: Request, name: str, data: bytes) -> Blob:
-        file = request.folder.file(name, limit_bytes=self._settings.limits.video_bytes)
-        file.write(data)
-        return file.blob()
+        with closing(request.folder.file(name, limit_bytes=self._settings.limits.video_bytes)) as file:
+            file.write(data)
+            return file.blob()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from email.message import Message
 from typing import Any
 
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser
 
 from lipsync.errors import InputTooLarge, MalformedRequest
@@ -19,7 +19,9 @@ from .spool import SpoolFile, SpoolFolder
 TEXT_BYTES = 4_000_000
 """Of all text parts together: boxes for every frame of the longest video need half a megabyte."""
 _PARTS = 64
-_HEADER_BYTES = 16_384
+"""The parser bounds a part's headers and the boundary."""
+_AROUND_BYTES = 65_536
+"""Boundaries, headers, and whatever stands before the first part and after the last."""
 
 
 @dataclass(slots=True)
@@ -30,23 +32,37 @@ class Form:
     files: dict[str, Blob] = field(default_factory=dict)
 
 
+def most_bytes(files: Mapping[str, int]) -> int:
+    """The largest body that is read where file parts may have so many bytes each."""
+    return sum(files.values()) + TEXT_BYTES + _AROUND_BYTES
+
+
 async def receive(
-    body: AsyncIterator[bytes], content_type: str | None, folder: SpoolFolder, *, files: Mapping[str, int]
+    body: AsyncIterator[bytes],
+    content_type: str | None,
+    folder: SpoolFolder,
+    *,
+    files: Mapping[str, int],
+    texts: Collection[str],
 ) -> Form:
-    """Read a multipart/form-data body. ``files`` names the file parts and the most bytes of each.
+    """Read a multipart/form-data body. ``files`` names the file parts and the most bytes of each, ``texts`` the others.
 
     Raises MalformedRequest, InputTooLarge while reading, UnsupportedMedia and UnreadableMedia once a file's first bytes
     are here, Overloaded where the spool is full.
     """
-    form = _Receiver(folder, files)
+    form = _Receiver(folder, files, texts)
+    left_bytes = most_bytes(files)
     try:
         parser = MultipartParser(_boundary(content_type), form.callbacks())
         async for data in body:
+            left_bytes -= len(data)
+            if left_bytes < 0:  # also what the parser skips: before the first part and after the last
+                raise InputTooLarge(f"The request has more than {most_bytes(files):,} bytes. Send smaller files.")
             parser.write(data)
             if form.error is not None:
                 raise form.error
         parser.finalize()
-    except MultipartParseError as error:
+    except FormParserError as error:
         raise MalformedRequest(f"The body is not multipart/form-data as its header says: {error}.") from error
     finally:
         form.close()
@@ -65,11 +81,11 @@ def _boundary(content_type: str | None) -> bytes:
 class _Receiver:
     """The parser's callbacks. An error is kept and raised by the reader: the parser would hide where it came from."""
 
-    def __init__(self, folder: SpoolFolder, files: Mapping[str, int]) -> None:
-        self._folder, self._limits = folder, files
+    def __init__(self, folder: SpoolFolder, files: Mapping[str, int], texts: Collection[str]) -> None:
+        self._folder, self._limits, self._known = folder, files, texts
         self._open: dict[str, SpoolFile] = {}
         self._texts: dict[str, bytearray] = {}
-        self._text_bytes = self._header_bytes = self._parts = 0
+        self._text_bytes = self._parts = 0
         self._header, self._value = bytearray(), bytearray()
         self._headers: dict[str, str] = {}
         self._file: SpoolFile | None = None
@@ -104,21 +120,14 @@ class _Receiver:
         self._parts += 1
         if self._parts > _PARTS:
             raise MalformedRequest(f"The body has more than {_PARTS} parts.")
-        self._headers, self._header_bytes = {}, 0
+        self._headers = {}
         self._file = self._text = None
 
     def _on_field(self, data: bytes, start: int, end: int) -> None:
-        self._count_header(end - start)
         self._header += data[start:end]
 
     def _on_value(self, data: bytes, start: int, end: int) -> None:
-        self._count_header(end - start)
         self._value += data[start:end]
-
-    def _count_header(self, count: int) -> None:
-        self._header_bytes += count
-        if self._header_bytes > _HEADER_BYTES:
-            raise MalformedRequest(f"A part's headers have more than {_HEADER_BYTES:,} bytes.")
 
     def _on_header_end(self) -> None:
         self._headers[self._header.decode("latin-1").lower()] = self._value.decode("utf-8", errors="replace")
@@ -136,8 +145,11 @@ class _Receiver:
         if name in self._limits:
             self._head.clear()
             self._file = self._open[name] = self._folder.file(name, limit_bytes=self._limits[name])
-        else:
+        elif name in self._known:
             self._text = self._texts[name] = bytearray()
+        else:
+            files = " and ".join(self._limits)
+            raise MalformedRequest(f"There is no part {name[:60]!r}: send {files}, and options by their names.")
 
     def _on_data(self, data: bytes, start: int, end: int) -> None:
         piece = data[start:end]

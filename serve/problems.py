@@ -12,12 +12,15 @@ from lipsync.errors import (
     Closed,
     DeadlineExceeded,
     DecodeTimeout,
+    DetectorUnavailable,
     InputError,
     InputTooLarge,
     InvalidOption,
     LipsyncError,
     MalformedRequest,
     Overloaded,
+    ResultTooLarge,
+    ServiceError,
     Unauthorized,
     UnsupportedMedia,
     WorkerLost,
@@ -28,9 +31,11 @@ STATUS: dict[type[LipsyncError], int] = {
     InputError: 422,
     MalformedRequest: 400,
     InvalidOption: 400,
+    DetectorUnavailable: 400,
     InputTooLarge: 413,
     UnsupportedMedia: 415,
     DecodeTimeout: 422,
+    ResultTooLarge: 422,
     Unauthorized: 401,
     Overloaded: 503,
     WorkerLost: 503,
@@ -40,6 +45,18 @@ STATUS: dict[type[LipsyncError], int] = {
 """By the nearest class of an error's."""
 KEY_STATUS = 429
 """An Overloaded that only this caller's own requests are the reason of."""
+
+_SAID_TO_CALLERS = (InputError, ServiceError, ResultTooLarge)
+
+
+def told(error: BaseException, request_id: str) -> LipsyncError:
+    """The error as a caller may see it: what others say of the operator's files and of defects is for the log alone."""
+    if isinstance(error, _SAID_TO_CALLERS):
+        return error
+    if not isinstance(error, LipsyncError) or type(error) is LipsyncError:
+        return LipsyncError(f"Something failed that should not. The log has it under {request_id}.")
+    meaning = (error.__doc__ or "").strip().partition("\n")[0]
+    return type(error)(f"{meaning} The log has it under {request_id}.")
 
 
 def status_of(error: LipsyncError) -> int:
@@ -54,7 +71,7 @@ def reason_of(error: LipsyncError) -> str:
 
 
 def document(error: LipsyncError, request_id: str) -> dict[str, Any]:
-    """The body: ``detail`` is the library's own sentence, which names no path and no address of ours."""
+    """The body, of an error that was ``told``."""
     status = status_of(error)
     return {
         "type": f"urn:lipsync:error:{error.slug}",
@@ -77,8 +94,3 @@ def answer(error: LipsyncError, request_id: str) -> JSONResponse:
     return JSONResponse(
         document(error, request_id), status_of(error), headers=headers, media_type="application/problem+json"
     )
-
-
-def internal(request_id: str) -> JSONResponse:
-    """For an error that nobody foresaw: it is in the log, under this id."""
-    return answer(LipsyncError(f"Something failed that should not. The log has it under {request_id}."), request_id)

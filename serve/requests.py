@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import AsyncExitStack, ExitStack, aclosing
@@ -21,11 +22,12 @@ from lipsync.pipeline import Job, Report
 from .faults import cause_of
 from .gate import Gate, Pass
 from .logs import log_request
-from .problems import reason_of
+from .problems import reason_of, told
 from .settings import Settings
 from .spool import Spool, SpoolFolder
 from .stages import Handles, RequestStages
 
+log = logging.getLogger("ray.serve")
 T = TypeVar("T")
 
 
@@ -87,7 +89,7 @@ class Desk:
         sent_bytes = 0
         with self._meter.watch(request.report):
             async with aclosing(made):
-                while (fragment := await self._in_time(request, anext(made, None))) is not None:
+                while (fragment := await self.in_time(request, anext(made, None))) is not None:
                     sent_bytes += len(fragment.data)
                     if sent_bytes > self._settings.result_bytes:
                         raise ResultTooLarge(
@@ -104,9 +106,10 @@ class Desk:
         """The face's box in every source frame, as JSON. Raises NoFace and the errors of reading the input."""
         job = Job(face, EMPTY, options, self._settings.limits, request=request.entered.lease.request)
         found = pipeline.find_track(job, self.stages(request, face, None), tuning=self._settings.tuning)
-        return await self._in_time(request, found)
+        return await self.in_time(request, found)
 
-    async def _in_time(self, request: Request, work: Awaitable[T]) -> T:
+    async def in_time(self, request: Request, work: Awaitable[T]) -> T:
+        """What ``work`` gives, within what is left of the request's time. Raises DeadlineExceeded."""
         left_s = request.began_s + self._settings.deadline_s - time.monotonic()
         try:
             async with asyncio.timeout(left_s):
@@ -116,13 +119,14 @@ class Desk:
                 f"The request took longer than {self._settings.deadline_s:g} s. Send less, or try when it is calmer."
             ) from error
 
-    def refuse(self, error: Exception) -> LipsyncError | None:
-        """An error as the caller is told of it, counted; None where it is none of the library's."""
+    def refuse(self, error: Exception, *, request_id: str) -> LipsyncError:
+        """An error as the caller is told of it, counted; one of which the caller is told less is logged."""
         cause = cause_of(error)
-        if not isinstance(cause, LipsyncError):
-            return None
-        self._meters.add(REJECTED, label=reason_of(cause))
-        return cause
+        said = told(cause, request_id)
+        if said is not cause:
+            log.error(f"request {request_id} failed", exc_info=cause)
+        self._meters.add(REJECTED, label=reason_of(said))
+        return said
 
     def leave(self, stack: AsyncExitStack) -> None:
         """Close a request's stack in a task of its own, which a caller that goes away cannot cancel."""

@@ -16,7 +16,7 @@ from lipsync.plan import Tuning
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class AuthSettings(_Strict):
@@ -115,6 +115,15 @@ class Settings(_Strict):
             raise ValueError(
                 f"auth.mode is off and host is {self.host}: anybody could use the GPUs. Use auth.mode keys, or host "
                 "127.0.0.1."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _the_sweep_spares_the_living(self) -> Settings:
+        if self.spool.ttl_s <= self.deadline_s:
+            raise ValueError(
+                f"spool.ttl_s is {self.spool.ttl_s:g} and deadline_s {self.deadline_s:g}: files of requests that are "
+                "under way would be removed. Make spool.ttl_s the longer one."
             )
         return self
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -24,12 +25,15 @@ class Spool:
     """One for each process. A request gets a folder of its own, which goes when the request does.
 
     What a process that died left behind is removed, by the next one that looks, once it is ``ttl_s`` old.
+    Raises ValueError where the system's temporary folder holds one by the same name of another user's.
     """
 
     def __init__(self, settings: SpoolSettings) -> None:
         self._settings = settings
         self._root = Path(settings.folder or Path(tempfile.gettempdir()) / f"lipsync-spool-{os.getuid()}")
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if settings.folder is None and (self._root.is_symlink() or self._root.stat().st_uid != os.getuid()):
+            raise ValueError(f"{self._root} belongs to somebody else. Set spool.folder to a folder of this user's.")
         self._lock = threading.Lock()
         self.byte_count = 0
 
@@ -49,9 +53,7 @@ class Spool:
         """Book ``count`` bytes more. Raises Overloaded where the spool is full."""
         with self._lock:
             if self.byte_count + count > self._settings.bytes:
-                full = Overloaded("The service's room for uploads is full. Try again in a moment.")
-                full.reason = "spool"
-                raise full
+                raise _full()
             self.byte_count += count
 
     def give_back(self, count: int) -> None:
@@ -96,20 +98,39 @@ class SpoolFile:
         self.byte_count = 0
 
     def write(self, data: bytes) -> None:
-        """Raises InputTooLarge above the file's limit, Overloaded where the spool is full."""
+        """Raises InputTooLarge above the file's limit, Overloaded where the spool or its disk is full."""
         self.byte_count += len(data)
         if self.byte_count > self._limit_bytes:
             raise InputTooLarge(
                 f"The file has more than {self._limit_bytes:,} bytes, the most allowed. Send a smaller one."
             )
         self._folder.book(len(data))
-        self._file.write(data)
+        with _room_on_disk():
+            self._file.write(data)
         self._digest.update(data)
 
     def close(self) -> None:
-        self._file.close()
+        """Raises Overloaded where the disk is full."""
+        with _room_on_disk():
+            self._file.close()
 
     def blob(self) -> Blob:
         """What was received. Raises UnreadableMedia where that is nothing."""
-        self._file.close()
+        self.close()
         return Blob.of(self._path, limit_bytes=self._limit_bytes).with_hash(self._digest.hexdigest())
+
+
+def _full() -> Overloaded:
+    full = Overloaded("The service's room for uploads is full. Try again in a moment.")
+    full.reason = "spool"
+    return full
+
+
+@contextmanager
+def _room_on_disk() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise _full() from error

@@ -101,11 +101,13 @@ class RequestStages:
     ) -> AsyncGenerator[Any, None]:
         """The items of a streaming call; where it breaks off it is made again, with the arguments ``rest(n)`` for the
         items from number n on."""
-        done, faults = 0, _Faults(self._tries)
+        call = handle.options(method_name=method, stream=True, _by_reference=True)
+        done, faults, used = 0, _Faults(self._tries), None
         while True:
             try:
-                call = handle.options(method_name=method, stream=True, _by_reference=True)
-                async with _closing(call.remote(await self._ref(job), *rest(done), alone=faults.is_suspect)) as items:
+                ref = await self._ref(job)
+                (used,) = ref.inputs
+                async with _closing(call.remote(ref, *rest(done), alone=faults.is_suspect)) as items:
                     async for item in items:
                         if item == BEGUN:
                             faults.has_begun_alone = True
@@ -128,9 +130,10 @@ class RequestStages:
                         f"Workers failed {self._tries} times under the same piece of work (last: "
                         f"{type(cause_of(error)).__name__}). Send the request again."
                     ) from error
-                if fault == "lost":
+                if fault == "lost" and self._inputs is used:  # else another piece of work has put them again
                     self._inputs = None
-                self._meters.add(RETRIES)
+                if fault != "busy":
+                    self._meters.add(RETRIES)
             await asyncio.sleep(faults.pause_s)
 
     async def _ref(self, job: Job) -> JobRef:
@@ -176,7 +179,7 @@ class _Faults:
 
     @property
     def pause_s(self) -> float:
-        longest = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 4**self._all)
+        longest = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 4 ** min(self._all, 10))
         return random.uniform(longest / 4, longest)
 
 

@@ -15,6 +15,7 @@ import ray
 
 from lipsync.cache import LruCache
 from lipsync.core import U8, Index, MediaInfo
+from lipsync.errors import UnreadableMedia
 from lipsync.media.decode import Geometry, StillCell
 from lipsync.media.source import Blob
 from lipsync.options import Limits, Options
@@ -62,11 +63,15 @@ def put_inputs(face: Blob, voice: Blob | None) -> Any:
 def _bytes_of(blob: Blob | None) -> U8:
     if blob is None:
         return np.empty(0, np.uint8)
-    with blob.open() as reader:
-        data = np.empty(blob.byte_count, np.uint8)
-        if reader.readinto(data.data) != blob.byte_count:  # type: ignore[attr-defined]
-            raise EOFError("the spooled input is shorter than it was")
-        return data
+    data = np.empty(blob.byte_count, np.uint8)
+    try:
+        with blob.open() as reader:
+            is_whole = reader.readinto(data.data) == blob.byte_count  # type: ignore[attr-defined]
+    except UnreadableMedia as error:  # not the caller's fault: it was read before
+        raise EOFError("the spooled input is gone") from error
+    if not is_whole:
+        raise EOFError("the spooled input is shorter than it was")
+    return data
 
 
 NO_VOICE_HASH = hashlib.sha256().hexdigest()

@@ -1,0 +1,130 @@
+"""How many Generators: simulated minute by minute under Ray's delays. Up with a burst, down by steps, calm in between."""
+
+import math
+from collections import deque
+from itertools import pairwise
+from types import SimpleNamespace
+
+import pytest
+
+from serve.autoscaling import FramesBacklogPolicy
+
+SPEED = 1000.0
+"""Frames that a replica draws in a second."""
+UP_S, DOWN_S, LOOK_BACK_S, MOST = 2, 120, 11, 8
+
+
+class Cluster:
+    """Replicas that draw what comes in, second by second, and a controller that asks the policy as Ray does.
+
+    A decision holds for its delay before it is carried out, metrics are the largest of the last ``LOOK_BACK_S`` seconds,
+    and a new replica draws ``start_s`` after it was asked for.
+    """
+
+    def __init__(self, *, drain_s: float = 2.0, start_s: int = 20, replicas: int = 1):
+        self.policy, self.start_s = FramesBacklogPolicy(drain_s), start_s
+        self.target, self.queued, self.now_s = replicas, 0.0, 0
+        self.ready_at = [0] * replicas
+        self.state: dict[str, float] = {}
+        self.queue_seen: deque[float] = deque(maxlen=LOOK_BACK_S)
+        self.busy_seen: deque[float] = deque(maxlen=10)
+        self.since_s = 0
+        self.wish = 0
+        self.targets: list[int] = []
+
+    def run(self, seconds: int, frames_per_s: float) -> "Cluster":
+        for _ in range(seconds):
+            self.now_s += 1
+            ready = sum(at <= self.now_s for at in self.ready_at)
+            self.queued += frames_per_s
+            drawn = min(self.queued, ready * SPEED)
+            self.queued -= drawn
+            self.queue_seen.append(self.queued)
+            self.busy_seen.append(drawn / SPEED)
+            self._decide(ready)
+            self.targets.append(self.target)
+        return self
+
+    def _decide(self, ready: int) -> None:
+        queued, busy = max(self.queue_seen), sum(self.busy_seen) / len(self.busy_seen)
+        metrics = {
+            "queued_frames": {str(n): queued / ready for n in range(ready)},
+            "busy_ratio": {str(n): busy / ready for n in range(ready)},
+            "frames_per_s": {str(n): SPEED if busy else 0.0 for n in range(ready)},
+        }
+        context = SimpleNamespace(target_num_replicas=self.target, aggregated_metrics=metrics, policy_state=self.state)
+        asked, self.state = self.policy(context)
+        asked = min(MOST, max(1, asked))
+        direction = (asked > self.target) - (asked < self.target)
+        if direction != self.wish:
+            self.wish, self.since_s = direction, self.now_s
+        if direction and self.now_s - self.since_s >= (UP_S if direction > 0 else DOWN_S):
+            self.ready_at = sorted(self.ready_at)[:asked] + [self.now_s + self.start_s] * max(0, asked - self.target)
+            self.target, self.wish = asked, 0
+
+    @property
+    def turns(self) -> int:
+        """How often the direction changed."""
+        steps = [b - a for a, b in pairwise(self.targets) if a != b]
+        return sum(a * b < 0 for a, b in pairwise(steps))
+
+
+@pytest.mark.parametrize("load", [0.1, 0.5, 0.9, 1.1, 1.5, 1.9, 2.3, 2.75, 3.1, 4.5, 6.6])
+def test_a_constant_load_keeps_its_replicas(load):
+    cluster = Cluster().run(600, load * SPEED)
+    settled = len(cluster.targets)
+    cluster.run(3600, load * SPEED)
+    later = cluster.targets[settled + 600 :]
+    assert len(set(later)) == 1, f"between {min(later)} and {max(later)}"
+    assert math.ceil(load) <= later[0] <= math.ceil(load / 0.8) + 1
+    assert cluster.queued <= SPEED
+
+
+def test_a_burst_is_followed_within_five_seconds():
+    cluster = Cluster().run(60, 0.3 * SPEED)
+    assert cluster.target == 1
+    cluster.run(5, 5 * SPEED)
+    assert cluster.target >= 4
+    cluster.run(300, 5 * SPEED)
+    assert cluster.queued <= SPEED, "the backlog of the start is gone"
+
+
+def test_after_a_burst_replicas_go_one_by_one_and_the_direction_changes_once():
+    cluster = Cluster().run(60, 0.2 * SPEED).run(60, 5 * SPEED).run(3000, 0.2 * SPEED)
+    assert max(cluster.targets) >= 5 and cluster.target == 1
+    peak = cluster.targets.index(max(cluster.targets))
+    down = cluster.targets[peak:]
+    assert all(a - b in (0, 1) for a, b in pairwise(down))
+    assert cluster.turns == 1
+
+
+def test_an_idle_cluster_comes_down_to_one_and_never_to_none():
+    cluster = Cluster(replicas=6).run(60, 5 * SPEED).run(3000, 0)
+    assert cluster.target == 1 and min(cluster.targets) == 1
+
+
+def ask(current: int, metrics: dict | None, state: dict | None = None, **more):
+    return FramesBacklogPolicy(**more)(
+        SimpleNamespace(target_num_replicas=current, aggregated_metrics=metrics, policy_state=state)
+    )
+
+
+def test_without_any_measurement_nothing_changes():
+    for metrics in (None, {}, {"queued_frames": {"a": 5000}}, {"queued_frames": {"a": 5000}, "frames_per_s": {"a": 0}}):
+        assert ask(3, metrics) == (3, {})
+
+
+def test_a_speed_once_measured_is_remembered_while_nothing_is_drawn():
+    _, state = ask(1, {"queued_frames": {"a": 0}, "frames_per_s": {"a": 100}})
+    assert ask(1, {"queued_frames": {"a": 1000}, "frames_per_s": {"a": 0}}, state)[0] == 5
+
+
+def test_the_backlog_is_drained_in_the_time_that_was_set():
+    metrics = {"queued_frames": {"a": 4000, "b": 4000}, "frames_per_s": {"a": 900, "b": 1100}}
+    assert ask(2, metrics)[0] == 4
+    assert ask(2, metrics, drain_s=1.0)[0] == 8
+
+
+def test_a_speed_near_nothing_does_not_ask_for_the_moon():
+    asked, _ = ask(1, {"queued_frames": {"a": 100}, "frames_per_s": {"a": 1e-9}})
+    assert asked == 50

@@ -1,0 +1,654 @@
+"""The HTTP interface over real stages in this process: what it answers, how it ends, and that it leaves nothing."""
+
+import asyncio
+import json
+import logging
+import re
+import time
+from contextlib import asynccontextmanager
+from fractions import Fraction
+
+import httpx
+import jsonschema
+import pytest
+from fastapi.openapi.models import OpenAPI
+from fastapi.routing import APIRoute
+
+from lipsync.detection import detector_from_files
+from lipsync.ending import EndingReader
+from lipsync.errors import DeadlineExceeded, EngineError, LipsyncError, NoFace, WorkerLost
+from lipsync.local import LocalStages
+from lipsync.media.source import Blob
+from lipsync.metrics import CANCELLED, METRICS, REJECTED, REQUESTS_RUNNING, REQUESTS_WAITING
+from lipsync.options import Limits, Options
+from lipsync.output import read_bytes, stream_bytes
+from lipsync.packaged import demo_face
+from lipsync.pipeline import Job, synchronise
+from lipsync.plan import Tuning
+from serve.auth import Keys
+from serve.http import Http
+from serve.preprocessor import Preprocessor
+from serve.renderer import Renderer
+from serve.requests import Desk
+from serve.settings import Settings
+from serve.stages import Handles
+from tests import corpus
+from tests.media_factory import audio_bytes, image_bytes, video_bytes
+from tests.serve_fakes import FakeBooks, LocalHandle, Speaking
+from tests.test_pipeline import pictures_of
+
+KEY = "a-key-of-many-letters"
+OPEN = {"/healthz", "/readyz", "/docs", "/openapi.json"}
+TUNING = Tuning(segment_frames=(4, 8), window=3)
+BASE = Settings.model_validate(
+    {
+        "auth": {"mode": "off"},
+        "admission": {"requests": 6, "frames": 2000, "lease_s": 60},
+        "tuning": {"segment_frames": [4, 8], "window": 3},
+    }
+)
+FACE = video_bytes(frames=12, size=(160, 120))
+STILL = image_bytes(format="png", size=(160, 120))
+VOICE = audio_bytes(seconds=0.8)
+LONG_VOICE = audio_bytes(seconds=30)
+BOX = {"box": "10 110 30 130", "preset": "ultrafast"}
+
+
+@pytest.fixture(scope="module")
+def speaking():
+    return Speaking()
+
+
+@pytest.fixture(scope="module")
+def replicas(speaking):
+    preprocessor, renderer = Preprocessor(BASE), Renderer(BASE, LocalHandle(speaking))
+    yield Handles(LocalHandle(preprocessor), LocalHandle(renderer))
+    preprocessor._stages.close()
+    renderer._stages.close()
+
+
+class Seen:
+    """Meters that remember."""
+
+    def __init__(self):
+        self.added: dict[tuple[str, str], float] = {}
+        self.values: dict[str, float] = {}
+
+    def add(self, metric, amount=1.0, *, label=""):
+        self.added[metric.name, label] = self.added.get((metric.name, label), 0) + amount
+
+    def set(self, metric, value):
+        self.values[metric.name] = value
+
+    def observe(self, metric, value, *, label=""):
+        self.added[metric.name, label] = self.added.get((metric.name, label), 0) + 1
+
+
+class Served:
+    """One application: the desk, its books, its spool, and a client."""
+
+    def __init__(self, settings: Settings, replicas: Handles, root, models):
+        self.books, self.meters = FakeBooks(settings.admission), Seen()
+        self.desk = Desk(settings, replicas, self.books, self.meters)
+        self.api = Http(settings, self.desk, Keys(settings.auth), models=models).api()
+        self.root = root
+        self.client = httpx.AsyncClient(
+            transport=httpx.ASGITransport(self.api), base_url="http://127.0.0.1", timeout=60
+        )
+
+    async def post(
+        self, path="/v1/lipsync", *, face: bytes | None = FACE, audio: bytes | None = VOICE, **more
+    ) -> httpx.Response:
+        files = {name: ("../../x", data) for name, data in (("face", face), ("audio", audio)) if data is not None}
+        return await self.client.post(path, files=files, **more)
+
+    async def rest(self) -> None:
+        """Wait until everything is let go, at most two seconds, and hold that it was."""
+        began_s = time.monotonic()
+        while self._is_busy() and time.monotonic() - began_s < 2:
+            await asyncio.sleep(0.01)
+        assert list(self.root.iterdir()) == [], "nothing is left in the spool"
+        assert self.desk._spool.byte_count == 0
+        assert self.books.real._books.requests == 0 and self.desk.gate._held == {}
+        assert self.meters.values.get(REQUESTS_RUNNING.name, 0) == self.meters.values.get(REQUESTS_WAITING.name, 0) == 0
+
+    def _is_busy(self) -> bool:
+        return bool(
+            self.desk._closing or self.books.real._books.requests or self.meters.values.get(REQUESTS_RUNNING.name)
+        )
+
+
+@pytest.fixture
+def serve(replicas, speaking, tmp_path, monkeypatch):
+    monkeypatch.setattr("serve.stages._FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr("serve.stages._LONGEST_PAUSE_S", 0.01)
+    speaking.reset()
+
+    async def models():
+        return [{"id": "wav2lip"}]
+
+    @asynccontextmanager
+    async def serving(models=models, **changed):
+        root = tmp_path / "spool"
+        settings = Settings.model_validate(BASE.model_dump() | {"spool": {"folder": str(root)}} | changed)
+        served = Served(settings, replicas, root, models)
+        async with served.client:
+            yield served
+        await served.rest()
+        if served.desk.gate._renewing is not None:
+            served.desk.gate._renewing.cancel()
+
+    return serving
+
+
+@pytest.fixture(scope="module")
+def alone(speaking):
+    """The same stages in one process, without anything of the application."""
+    stages = LocalStages(
+        speaking,
+        create_detector=lambda name: detector_from_files(None, None, "cpu", 16, name),
+        workers=2,
+        cache_entries=0,
+    )
+    yield stages
+    stages.close()
+
+
+def job(face=FACE, voice=VOICE, **options) -> Job:
+    return Job(Blob.of(face, limit_bytes=10**8), Blob.of(voice, limit_bytes=10**8), Options(**options), Limits())
+
+
+def problem(response: httpx.Response, status: int, slug: str) -> dict:
+    body = response.json()
+    assert (response.status_code, body["error"]) == (status, slug), body
+    assert response.headers["content-type"] == "application/problem+json"
+    assert set(body) == {"type", "title", "status", "detail", "error", "request_id"} and body["status"] == status
+    assert ("retry-after" in response.headers) == (status in (429, 503))
+    assert_says_nothing_of_ours(response.text)
+    return body
+
+
+def assert_says_nothing_of_ours(text: str) -> None:
+    for hint in ("Traceback", ".py", "/tmp", "spool-", "127.0.0.1", "0x", "site-packages"):
+        assert hint not in text, text
+
+
+def ended(data: bytes) -> tuple[bytes, object]:
+    """A stream's media, and what its last box says: what the result came to, or the error."""
+    reader = EndingReader()
+    media = reader.feed(data)
+    try:
+        return media, reader.finish()
+    except LipsyncError as error:
+        return media, error
+
+
+# ---------------------------------------------------------------- the same bytes as in one process
+
+
+@pytest.mark.parametrize("face", [FACE, STILL], ids=["video", "still"])
+async def test_a_whole_result_is_byte_for_byte_that_of_one_process(serve, alone, face):
+    async with serve() as served:
+        response = await served.post(face=face, data=BOX | {"fps": "29.97"})
+    wanted = await read_bytes(
+        synchronise(job(face, box=(10, 110, 30, 130), preset="ultrafast", fps="29.97"), alone, tuning=TUNING)
+    )
+    assert response.status_code == 200, response.text
+    assert response.content == wanted
+    assert len(pictures_of(response.content)) == 24
+
+
+async def test_a_streamed_result_is_too_and_says_that_it_is_whole(serve, alone):
+    async with serve() as served:
+        response = await served.post(
+            "/v1/lipsync?stream=true", data={"options": json.dumps({"box": [10, 110, 30, 130], "preset": "ultrafast"})}
+        )
+    wanted = [
+        piece
+        async for piece in stream_bytes(
+            synchronise(job(box=(10, 110, 30, 130), preset="ultrafast"), alone, tuning=TUNING)
+        )
+    ]
+    media, ending = ended(response.content)
+    assert media == b"".join(wanted)
+    assert (ending.frames, ending.fps) == (20, Fraction(25))
+    assert {"open", "voice", "detect", "generate", "encode", "first", "total"} <= set(ending.timings_ms)
+
+
+async def test_the_headers_say_what_the_result_came_to(serve):
+    async with serve() as served:
+        response = await served.post(data=BOX)
+        assert response.headers["content-type"] == "video/mp4"
+        assert int(response.headers["content-length"]) == len(response.content)
+        assert (response.headers["x-lipsync-frames"], response.headers["x-lipsync-fps"]) == ("20", "25/1")
+        timing = dict(re.findall(r"(\w+);dur=([0-9.]+)", response.headers["server-timing"]))
+        assert {"open", "voice", "detect", "decode", "generate", "encode", "first", "total"} <= set(timing)
+        assert 0 < float(timing["first"]) <= float(timing["total"])
+        assert {name for name, _ in served.meters.added} <= {metric.name for metric in METRICS}
+        assert served.meters.added["lipsync_request_seconds", ""] == 1
+
+
+async def test_one_line_of_the_log_tells_of_a_request(serve, caplog):
+    with caplog.at_level(logging.INFO, "ray.serve"):
+        async with serve() as served:
+            await served.post(data=BOX, headers={"X-Request-Id": "my-id"})
+    lines = [json.loads(record.message) for record in caplog.records if '"event": "request"' in record.message]
+    assert [(line["request_id"], line["frames"], line["puts"]) for line in lines] == [("my-id", 20, 1)]
+    assert {"first_ms", "total_ms", "encode_ms"} <= set(lines[0])
+
+
+async def test_found_faces_are_taken_back_as_boxes_and_give_the_same_video(serve):
+    face = demo_face()
+    async with serve() as served:
+        found = await served.post("/v1/faces", face=face, audio=None)
+        assert found.headers["content-type"] == "application/json"
+        short, data = audio_bytes(seconds=0.3), {"preset": "ultrafast"}
+        document = found.json()
+        sizes = {"boxes": json.dumps(document["boxes"]), "boxes_size": f"{document['width']} {document['height']}"}
+        answers = [
+            await served.post(face=face, audio=short, data=data | more) for more in ({}, {"boxes": found.text}, sizes)
+        ]
+    assert [answer.status_code for answer in answers] == [200] * 3, answers[1].text
+    assert answers[0].content == answers[1].content == answers[2].content
+
+
+# ---------------------------------------------------------------- what goes wrong is said
+
+
+async def test_no_face_says_how_many_frames_were_looked_at(serve):
+    async with serve() as served:
+        assert "frame" in problem(await served.post(), 422, "no_face")["detail"]
+        problem(await served.post("/v1/lipsync?stream=true"), 422, "no_face")
+        problem(await served.post("/v1/faces", audio=None), 422, "no_face")
+        assert served.meters.added[REJECTED.name, "no_face"] == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "status", "slug"),
+    [
+        ({"audio": None}, 400, "malformed_request"), ({"face": None}, 400, "malformed_request"), ({"data": {"cfr": "20"}}, 400, "malformed_request"),
+        ({"data": {"options": '{"cfr": 20}'}}, 400, "invalid_option"), ({"data": {"crf": "99"}}, 400, "invalid_option"),
+        ({"face": b"<!doctype html><html>"}, 415, "media_unsupported"), ({"face": b""}, 422, "media_unreadable"), ({"audio": STILL}, 422, "no_audio_stream"),
+        ({"face": VOICE}, 422, "no_video_stream"), ({"data": {"detector": "s3fd"}}, 400, "detector_unavailable"),
+    ],
+    ids=lambda value: str(value)[:30],
+)  # fmt: skip
+async def test_a_wrong_request_gets_a_typed_answer(serve, given, status, slug):
+    async with serve() as served:
+        problem(await served.post(**given), status, slug)
+
+
+async def test_a_body_that_is_no_form_and_a_query_that_is_no_truth_are_the_callers_fault(serve):
+    async with serve() as served:
+        problem(await served.client.post("/v1/lipsync", json={"face": 1}), 400, "malformed_request")
+        problem(await served.client.post("/v1/faces"), 400, "malformed_request")
+        wrong = problem(await served.post("/v1/lipsync?stream=perhaps"), 400, "malformed_request")
+        assert "stream" in wrong["detail"]
+
+
+async def test_too_many_bytes_are_refused_before_they_are_read(serve):
+    async with serve(limits={"video_bytes": 50_000, "image_bytes": 1, "audio_bytes": 1}) as served:
+        declared = {"content-type": "multipart/form-data; boundary=x", "content-length": "999999999"}
+
+        async def body():
+            raise AssertionError("read, though its length was declared")
+            yield b""
+
+        problem(await served.client.post("/v1/lipsync", content=body(), headers=declared), 413, "input_too_large")
+        problem(await served.post(face=FACE + bytes(60_000)), 413, "input_too_large")
+        for strange in ("²", "9" * 5000, "-1", "1e9", ""):
+            scope_headers = [
+                (b"content-type", declared["content-type"].encode()),
+                (b"content-length", strange.encode("latin-1")),
+            ]
+            assert (await raw(served.api, headers=scope_headers))[0] == 400
+
+
+async def test_limits_are_told_with_the_limits_own_slug(serve):
+    async with serve(limits={"duration_s": 0.5}) as served:
+        problem(await served.post(data=BOX), 422, "limit_exceeded")
+
+
+async def test_unknown_paths_and_methods_are_problems_too(serve):
+    async with serve() as served:
+        missing = problem(await served.client.get("/v2/lipsync", headers={"X-Request-Id": "abc"}), 404, "not_found")
+        assert missing["request_id"] == "abc"
+        response = await served.client.get("/v1/lipsync")
+        problem(response, 405, "method_not_allowed")
+        assert response.headers["allow"] == "POST"
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"), [("my-id.1:2_3", True), ("x" * 129, False), ("a b", False), ("<script>", False), ("", False)]
+)
+async def test_a_request_keeps_its_id_where_that_is_harmless(serve, sent, kept):
+    async with serve() as served:
+        body = problem(await served.post(audio=None, headers={"X-Request-Id": sent}), 400, "malformed_request")
+        assert (body["request_id"] == sent) == kept
+        assert re.fullmatch(r"[A-Za-z0-9._:-]{1,128}", body["request_id"])
+
+
+async def test_an_error_that_nobody_foresaw_is_in_the_log_alone(serve, caplog):
+    async def broken():
+        raise RuntimeError("/srv/secret at 10.0.0.7")
+
+    async with serve(models=broken) as served:
+        body = problem(await served.client.get("/v1/models"), 500, "error")
+        assert "secret" not in json.dumps(body) and body["request_id"] in body["detail"]
+    assert "/srv/secret" in caplog.text
+
+
+async def test_a_result_that_is_too_large_ends_with_words(serve):
+    async with serve(result_bytes=3000) as served:
+        problem(await served.post(data=BOX), 422, "result_too_large")
+        response = await served.post("/v1/lipsync?stream=true", data=BOX)
+        assert (
+            response.json()["error"]
+            if response.status_code != 200
+            else ended(response.content)[1].slug == "result_too_large"
+        )
+
+
+async def test_a_request_that_takes_too_long_ends_with_words(serve, speaking):
+    speaking.call_s = 5
+    async with serve(deadline_s=0.4) as served:
+        problem(await served.post(data=BOX), 504, "deadline_exceeded")
+
+
+async def test_an_upload_that_takes_too_long_ends_too(serve):
+    async def slowly():
+        yield b"--x\r\n"
+        await asyncio.sleep(30)
+
+    async with serve(deadline_s=0.2) as served:
+        headers = {"content-type": "multipart/form-data; boundary=x"}
+        began_s = time.monotonic()
+        problem(await served.client.post("/v1/lipsync", content=slowly(), headers=headers), 504, "deadline_exceeded")
+        assert time.monotonic() - began_s < 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "slug"),
+    [(EngineError("boom"), "worker_lost"), (NoFace("none"), "no_face"), (RuntimeError("/srv/secret"), "error")],
+    ids=lambda value: type(value).__name__,
+)
+async def test_a_failure_after_the_first_bytes_is_said_by_the_last_box(serve, speaking, fault, slug):
+    async with serve() as served:
+        speaking.fault, speaking.fault_after = fault, 12
+        response = await served.post(
+            "/v1/lipsync?stream=true", audio=LONG_VOICE, data=BOX, headers={"X-Request-Id": "my-id"}
+        )
+        assert response.status_code == 200
+        media, error = ended(response.content)
+        assert media.startswith(b"\x00\x00\x00") and b"ftyp" in media[:12]
+        assert error.slug == slug
+        assert b"secret" not in response.content and b'"request_id":"my-id"' in response.content[-300:]
+        assert served.meters.added[REJECTED.name, slug] == 1
+        speaking.reset()
+        speaking.fault = fault
+        whole = await served.post(data=BOX)
+        assert whole.json()["error"] == slug, "before the first bytes it is an ordinary answer"
+
+
+async def test_the_deadline_ends_a_stream_with_words(serve, speaking):
+    speaking.call_s = 0.1
+    async with serve(deadline_s=1.0) as served:
+        response = await served.post("/v1/lipsync?stream=true", audio=LONG_VOICE, data=BOX)
+        assert isinstance(ended(response.content)[1], DeadlineExceeded)
+
+
+# ---------------------------------------------------------------- admission and keys
+
+
+async def test_what_is_too_much_is_refused_at_once_with_a_time_to_come_back(serve, speaking):
+    speaking.call_s = 0.3
+    async with serve(admission={"requests": 1, "retry_after_s": 3}) as served:
+        running = asyncio.create_task(served.post(data=BOX))
+        await asyncio.sleep(0.15)
+        began_s = time.monotonic()
+        refused = await served.post(data=BOX)
+        assert time.monotonic() - began_s < 0.1
+        problem(refused, 503, "overloaded")
+        assert refused.headers["retry-after"] == "3"
+        problem(await served.client.get("/readyz"), 503, "overloaded")
+        assert (await running).status_code == 200
+        await served.rest()
+        assert (await served.client.get("/readyz")).text == "ready\n"
+        assert served.meters.added[REJECTED.name, "overloaded_requests"] >= 1
+
+
+async def test_frames_are_admitted_by_what_the_headers_tell(serve, speaking):
+    speaking.call_s = 0.3
+    async with serve(admission={"requests": 5, "frames": 30}) as served:
+        running = asyncio.create_task(served.post(data=BOX))
+        await asyncio.sleep(0.2)
+        problem(await served.post(audio=LONG_VOICE, data=BOX), 503, "overloaded")
+        assert (await running).status_code == 200
+        await served.rest()
+        speaking.call_s = 0
+        assert (await served.post(audio=audio_bytes(seconds=2), data=BOX)).status_code == 200, (
+            "alone, any length is taken"
+        )
+
+
+async def test_every_route_but_four_wants_a_key(serve, monkeypatch):
+    monkeypatch.setenv("LIPSYNC_API_KEYS", KEY)
+    async with serve(auth={"mode": "keys"}) as served:
+        seen = set()
+        for route in served.api.routes:
+            for method in route.methods - {"HEAD"}:
+                response = await served.client.request(method, route.path)
+                if route.path in OPEN:
+                    assert response.status_code == 200, route.path
+                else:
+                    problem(response, 401, "unauthorized")
+                    assert response.headers["www-authenticate"] == "Bearer"
+                seen.add(route.path)
+        assert seen == OPEN | {"/v1/lipsync", "/v1/faces", "/v1/models", "/v1/limits", "/metrics"}
+        assert served.books.calls.count("enter") == 0, "nobody without a key is let into the books"
+        known = {"Authorization": f"Bearer {KEY}"}
+        assert (await served.client.get("/v1/models", headers=known)).json() == {"models": [{"id": "wav2lip"}]}
+        assert (await served.post(data=BOX, headers=known)).status_code == 200
+
+
+async def test_a_key_has_its_own_bound(serve, monkeypatch, speaking):
+    monkeypatch.setenv("LIPSYNC_API_KEYS", f"{KEY},{KEY}-2")
+    speaking.call_s = 0.3
+    async with serve(auth={"mode": "keys"}, admission={"requests_per_key": 1}) as served:
+        mine, other = ({"Authorization": f"Bearer {KEY}{more}"} for more in ("", "-2"))
+        running = asyncio.create_task(served.post(data=BOX, headers=mine))
+        await asyncio.sleep(0.15)
+        problem(await served.post(data=BOX, headers=mine), 429, "overloaded")
+        assert (await served.post(data=BOX, headers=other)).status_code == 200
+        assert (await running).status_code == 200
+
+
+async def test_limits_say_what_may_come_in(serve):
+    async with serve() as served:
+        limits = (await served.client.get("/v1/limits")).json()
+        assert limits["inputs"]["duration_s"] == 600 and limits["under_way"]["requests"] == 6
+        assert limits["deadline_s"] == BASE.deadline_s and limits["result_bytes"] == BASE.result_bytes
+        assert (await served.client.get("/healthz")).text == "ok\n"
+
+
+# ---------------------------------------------------------------- callers who go away
+
+
+async def raw(api, *, headers=(), body=b"", path="/v1/lipsync", spec="2.3", take=None, gone_after: int | None = None):
+    """One request by ASGI itself: a caller who takes ``gone_after`` messages and is not there for more."""
+    gone, messages, sent = asyncio.Event(), [], False
+
+    async def receive():
+        nonlocal sent
+        if not sent:
+            sent = True
+            return {"type": "http.request", "body": body, "more_body": False}
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        if gone_after is not None and len(messages) >= gone_after:
+            gone.set()
+            if spec >= "2.4":
+                raise OSError("the caller has gone")
+            await asyncio.sleep(60)
+        messages.append(message)
+        if take is not None:
+            await take(message)
+
+    path, _, query = path.partition("?")
+    scope = {"type": "http", "asgi": {"version": "3.0", "spec_version": spec}, "http_version": "1.1", "method": "POST", "scheme": "http",
+             "path": path, "raw_path": path.encode(), "query_string": query.encode(), "headers": list(headers), "client": ("127.0.0.1", 1),
+             "server": ("127.0.0.1", 80)}  # fmt: skip
+    await api(scope, receive, send)
+    return messages[0]["status"] if messages else None, messages
+
+
+def request_of(audio: bytes) -> dict:
+    request = httpx.Request("POST", "http://x", files={"face": FACE, "audio": audio}, data=BOX)
+    return {"headers": [(b"content-type", request.headers["content-type"].encode())], "body": request.read()}
+
+
+@pytest.mark.parametrize("spec", ["2.3", "2.4"])
+@pytest.mark.parametrize("gone_after", [0, 1, 2])
+@pytest.mark.parametrize("path", ["/v1/lipsync", "/v1/lipsync?stream=true"])
+async def test_a_caller_who_goes_away_leaves_nothing_behind(serve, speaking, path, gone_after, spec):
+    async with serve() as served:
+        speaking.call_s = 0.02 if "stream" in path else 0.0
+        audio = LONG_VOICE if "stream" in path else VOICE
+        try:
+            await raw(served.api, path=path, gone_after=gone_after, spec=spec, **request_of(audio))
+        except Exception as error:
+            assert spec == "2.4", error  # the server is told so by an error, which it raised itself
+        await served.rest()  # the folder, the lease and the pipeline, within two seconds
+        frames = speaking.frames
+        await asyncio.sleep(0.1)
+        assert speaking.frames == frames, "nothing is drawn for it any more"
+        assert frames < 750
+        if "stream" in path:
+            assert served.meters.added[CANCELLED.name, ""] == 1
+
+
+async def test_a_request_that_is_cancelled_while_it_works_leaves_nothing_behind(serve, speaking):
+    speaking.call_s = 0.05
+    async with serve() as served:
+        task = asyncio.create_task(served.post(audio=LONG_VOICE, data=BOX))
+        while not speaking.frames:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await served.rest()
+        assert speaking.frames < 750
+
+
+async def test_a_caller_who_breaks_off_the_upload_leaves_nothing_and_no_alarm(serve, caplog):
+    async with serve() as served:
+        messages = iter([{"type": "http.request", "body": b"--x\r\n", "more_body": True}, {"type": "http.disconnect"}])
+        answers = []
+
+        async def receive():
+            return next(messages)
+
+        async def send(message):
+            answers.append(message)
+
+        headers = [(b"content-type", b"multipart/form-data; boundary=x")]
+        scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "path": "/v1/lipsync", "raw_path": b"/v1/lipsync",
+                 "query_string": b"", "headers": headers, "scheme": "http"}  # fmt: skip
+        await served.api(scope, receive, send)
+        assert answers[0]["status"] == 400
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+async def test_a_slow_reader_is_waited_for_and_little_is_made_ahead_of_it(serve, speaking):
+    ahead = []
+
+    async def take(message):
+        if message["type"] == "http.response.body" and len(ahead) < 3:
+            await asyncio.sleep(0.4)
+            ahead.append(speaking.frames)
+
+    async with serve() as served:
+        _, messages = await raw(
+            served.api, path="/v1/lipsync?stream=true", take=take, **request_of(audio_bytes(seconds=6))
+        )
+        assert ended(b"".join(message.get("body", b"") for message in messages))[1].frames == 150
+    window, longest = TUNING.window, TUNING.segment_frames[-1]
+    for taken, frames in enumerate(ahead, start=1):
+        assert frames <= (taken + 2 * window + 3) * longest, "bounded by the window, not by the voice"
+    assert ahead[-1] < 150
+
+
+# ---------------------------------------------------------------- the description
+
+
+async def test_the_description_is_an_openapi_document(serve):
+    async with serve() as served:
+        document = (await served.client.get("/openapi.json")).json()
+        assert document["openapi"].startswith("3.1")
+        OpenAPI.model_validate(document)
+        schemas = list(schemas_in(document))
+        assert len(schemas) > 20
+        for schema in schemas:
+            jsonschema.Draft202012Validator.check_schema(schema)
+        described = {(path, method.upper()) for path, item in document["paths"].items() for method in item}
+        routes = {
+            (route.path, method)
+            for route in served.api.routes
+            if isinstance(route, APIRoute)
+            for method in route.methods
+        }
+        assert described == routes
+        for item in document["paths"].values():
+            for operation in item.values():
+                assert operation["description"] and "200" in operation["responses"]
+        assert "swagger" in (await served.client.get("/docs")).text
+
+
+def schemas_in(value):
+    if isinstance(value, dict):
+        if isinstance(value.get("schema"), dict):
+            yield value["schema"]
+        for inner in value.values():
+            yield from schemas_in(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from schemas_in(inner)
+
+
+# ---------------------------------------------------------------- bad inputs
+
+FACES, VOICES = sorted(corpus.faces(0, "/x")), sorted(corpus.voices(0, "/x"))
+
+
+async def test_every_bad_input_gets_a_typed_answer_or_a_video(serve):
+    failures, statuses = [], {}
+
+    async def one(served, name, **given):
+        response = await served.post(**given)
+        statuses[response.status_code] = statuses.get(response.status_code, 0) + 1
+        if response.status_code == 200:
+            if not pictures_of(response.content):
+                failures.append((name, "no picture"))
+        elif not 400 <= response.status_code < 500:
+            failures.append((name, response.status_code, response.text))
+        else:
+            problem(response, response.status_code, response.json()["error"])
+
+    async with serve() as served:
+        for name in FACES:
+            await one(
+                served,
+                name,
+                face=corpus.faces(0, "/x")[name](),
+                audio=audio_bytes(seconds=0.2),
+                data={"preset": "ultrafast", "detect_every": "250"},
+            )
+        for name in VOICES:
+            await one(served, name, audio=corpus.voices(0, "/x")[name](), data=BOX)
+        await served.rest()
+    assert failures == []
+    assert set(statuses) >= {200, 415, 422}, statuses
+    assert sum(statuses.values()) == len(FACES) + len(VOICES) >= 60
+    assert WorkerLost.slug not in statuses
