@@ -41,6 +41,11 @@ class Running:
         found: list[dict[str, Any]] = handle.broadcast("stats").results(timeout_s=30)
         return found
 
+    def ray_cpu_s(self) -> float:
+        """CPU seconds so far of this cluster's processes that are no replicas: raylets, proxies, the controller."""
+        others = (p for p in psutil.Process().children(recursive=True) if "ServeReplica:lipsync" not in _title(p))
+        return sum(_cpu_s(process) for process in others)
+
     def replicas(self, name: str) -> list[psutil.Process]:
         """The processes of one deployment's replicas, of this cluster alone."""
         return [
@@ -114,10 +119,18 @@ def deploy(config: Mapping[str, Any], *, within_s: float = 120.0) -> None:
         time.sleep(0.5)
 
 
+def _cpu_s(process: psutil.Process) -> float:
+    try:
+        return float(sum(process.cpu_times()[:2]))
+    except psutil.Error:
+        return 0.0
+
+
 @contextmanager
 def running(config: Mapping[str, Any], *, workers: int = 0, num_gpus: int = 0) -> Iterator[Running]:
     """The application on a head node and ``workers`` more, each with ``num_gpus`` GPUs as far as Ray is told."""
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray gives its workers 15, so that anything else comes first
     import ray
     from ray import serve
     from ray.cluster_utils import Cluster

@@ -1,0 +1,49 @@
+"""The stages that lie before a stream's first bytes, one after the other in one process: what they cost at least."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import aclosing
+from functools import cache
+
+from lipsync.faces.track import Tracker
+from lipsync.local import LocalStages
+from lipsync.media.source import Blob
+from lipsync.pipeline import Job
+from lipsync.plan import SegmentCutter, Timeline, Tuning
+from lipsync.progress import Heard
+from lipsync.service import LipsyncService
+
+
+@cache
+def _service() -> LipsyncService:
+    return LipsyncService(workers=1)
+
+
+def stages_s(face: bytes, voice: bytes) -> float:
+    """Seconds of opening, hearing the first chunk, looking, and rendering eight frames of a still, in turn."""
+    job = Job(Blob.of(face, limit_bytes=10**9), Blob.of(voice, limit_bytes=10**9))
+    return asyncio.run(_stages_s(job, _service().stages))
+
+
+async def _stages_s(job: Job, stages: LocalStages) -> float:
+    began = time.perf_counter()
+    face = await stages.open_face(job)
+    timeline = Timeline(face.index, face.video, job.options, is_image=face.is_image, limits=job.limits)
+    heard = Heard(stages.voice(job, timeline.span), timeline)
+    await heard.more()
+    tracker = Tracker(1, (face.width, face.height), face.index, job.options)
+    async with aclosing(stages.detect(job, face, [range(1)])) as found:
+        async for detections in found:
+            tracker.feed(detections)
+    boxes = tracker.finish()
+    cutter = SegmentCutter(timeline, face.index, tuning=Tuning(), longest=128)
+    segment = next(iter(cutter.cut(heard.frames_heard, total=heard.frame_count, columns=None)))
+    task = heard.task(segment, boxes[segment.source_frames])
+    async with aclosing(stages.render(job, face, [task], fps=timeline.fps)) as fragments:
+        async for _ in fragments:
+            pass
+    took_s = time.perf_counter() - began
+    await heard.aclose()
+    return took_s

@@ -1,0 +1,312 @@
+"""The served application: what lies between the stages costs, how it grows with replicas, what overload does to it.
+
+Where a device or an encoder stands in, it sleeps, so that two cores do not decide; calls, objects, batches and order
+are real. ``python -m benchmarks.serving [part …]`` measures some parts alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import statistics
+import sys
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import cv2
+import httpx
+import numpy as np
+
+from benchmarks.serving_cluster import Running, configuration, free_port, running
+from benchmarks.serving_media import ASSETS, cut_wav, scaled_jpeg
+
+CALLERS = 64
+BATCH, FPS = 512, 25
+VOICE = ASSETS / "voice.wav"
+TINY = cv2.imencode(".png", np.full((64, 64, 3), 128, np.uint8))[1].tobytes()
+TINY_FIELDS = {"box": "[0, 64, 0, 64]"}
+"""A face that costs next to nothing to decode, to look for and to paste."""
+
+
+@dataclass(slots=True)
+class Answer:
+    """One request. Times are seconds; ``first_s`` and ``took_s`` count from when it should have been sent."""
+
+    frames: int
+    status: int
+    sent_s: float
+    first_s: float
+    took_s: float
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+class Caller:
+    """Sends requests to one application."""
+
+    def __init__(
+        self, url: str, client: httpx.AsyncClient, *, face: bytes = TINY, fields: dict[str, str] | None = None
+    ) -> None:
+        self._url, self._client = url, client
+        self._face, self._fields = face, TINY_FIELDS if fields is None else fields
+        self._voices: dict[int, bytes] = {}
+
+    async def call(self, frames: int, *, due_s: float | None = None, stream: bool = True) -> Answer:
+        voice = self._voices.setdefault(frames, cut_wav(VOICE, seconds=frames / FPS))
+        began = time.perf_counter() if due_s is None else due_s
+        path, files = f"/v1/lipsync?stream={str(stream).lower()}", {"face": self._face, "audio": voice}
+        async with self._client.stream("POST", self._url + path, files=files, data=self._fields) as answer:
+            first_s = 0.0
+            async for _ in answer.aiter_raw():
+                first_s = first_s or time.perf_counter() - began
+            took_s = time.perf_counter() - began
+            return Answer(frames, answer.status_code, began, first_s, took_s, dict(answer.headers))
+
+
+async def closed_loop(caller: Caller, lengths: Callable[[], int], *, callers: int, for_s: float) -> list[Answer]:
+    """Every caller sends its next request when it has the answer to the last."""
+    end_s = time.perf_counter() + for_s
+    answers: list[Answer] = []
+
+    async def one() -> None:
+        while time.perf_counter() < end_s:
+            answers.append(await caller.call(lengths()))
+
+    await asyncio.gather(*(one() for _ in range(callers)))
+    return answers
+
+
+async def open_loop(caller: Caller, frames: int, *, per_s: float, for_s: float, seed: int) -> list[Answer]:
+    """Requests come when they come (Poisson), whatever became of those before."""
+    rng, due_s, started = random.Random(seed), time.perf_counter(), []
+    end_s = due_s + for_s
+    while (due_s := due_s + rng.expovariate(per_s)) < end_s:
+        await asyncio.sleep(max(0.0, due_s - time.perf_counter()))
+        started.append(asyncio.create_task(caller.call(frames, due_s=due_s)))
+    return list(await asyncio.gather(*started))
+
+
+def mixed(seed: int) -> Callable[[], int]:
+    """Lengths from 25 to 500 frames, log-uniform."""
+    rng = random.Random(seed)
+    return lambda: round(25 * 20 ** rng.random())
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    return float(np.percentile(np.array(values), share * 100))
+
+
+def with_client(work: Callable[[httpx.AsyncClient], Awaitable[Any]]) -> Any:
+    async def run() -> Any:
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(timeout=600, limits=limits, trust_env=False) as client:
+            return await work(client)
+
+    return asyncio.run(run())
+
+
+def deployed(
+    app: Running, *, stand_in: dict[str, Any], replicas: dict[str, int], args: dict[str, Any] | None = None
+) -> None:
+    port = app.config["http_options"]["port"]
+    wide = {"admission": {"requests": 512, "frames": 10_000_000}}
+    more = {
+        "Renderer": {"max_ongoing_requests": 64 if stand_in.get("encode_s") == 0 else 2},
+        "Preprocessor": {"max_ongoing_requests": 64},
+    }
+    app.deploy(
+        configuration(replicas=replicas, port=port, args=wide | (args or {}), stand_in=stand_in, deployments=more)
+    )
+
+
+def batches_of(app: Running) -> list[tuple[int, int, int]]:
+    return [tuple(batch) for replica in app.stats("Generator") for batch in replica["batches"]]
+
+
+# ---------------------------------------------------------------- parts
+
+
+def shared_batches(app: Running) -> dict[str, Any]:
+    """Many requests of mixed length on one device of fixed cost, beside two that never end."""
+    batch_s, for_s = 1.0, 30.0
+    deployed(app, stand_in={"batch_s": batch_s, "encode_s": 0}, replicas={"Renderer": 2, "Preprocessor": 2})
+
+    async def work(client: httpx.AsyncClient) -> tuple[list[Answer], list[Answer], list[tuple[int, int, int]], float]:
+        caller = Caller(app.url, client)
+        long = asyncio.create_task(closed_loop(caller, lambda: 3000, callers=2, for_s=for_s))
+        short = asyncio.create_task(closed_loop(caller, mixed(1), callers=CALLERS - 2, for_s=for_s))
+        await asyncio.sleep(5)
+        before, began = len(await asyncio.to_thread(batches_of, app)), time.perf_counter()
+        await asyncio.sleep(for_s - 8)
+        during = (await asyncio.to_thread(batches_of, app))[before:]
+        took_s = time.perf_counter() - began
+        return await short, await long, during, took_s
+
+    short, long, during, took_s = with_client(work)
+    drawn = sum(frames for frames, _, _ in during)
+    first = [answer.first_s for answer in short if answer.frames <= 64]
+    return {
+        "batch_s": batch_s,
+        "callers": CALLERS,
+        "requests": len(short) + len(long),
+        "batches": len(during),
+        "mean_fill": round(statistics.fmean(frames / room for frames, room, _ in during), 4),
+        "requests_per_batch": round(statistics.fmean(requests for _, _, requests in during), 1),
+        "throughput_share": round(drawn / took_s / (BATCH / batch_s), 3),
+        "first_fragment_of_short_p50_batches": round(percentile(first, 0.5) / batch_s, 2),
+        "first_fragment_of_short_p99_batches": round(percentile(first, 0.99) / batch_s, 2),
+        "failed": sum(answer.status != 200 for answer in short + long),
+    }
+
+
+def generators(app: Running) -> list[dict[str, Any]]:
+    """Frames a second by the number of Generators, each a device so slow that nothing else decides."""
+    rows, batch_s, for_s = [], 4.0, 28.0
+    for count in (1, 2, 4, 8):
+        deployed(app, stand_in={"batch_s": batch_s, "encode_s": 0}, replicas={"Generator": count, "Renderer": 2})
+
+        async def work(client: httpx.AsyncClient) -> tuple[int, float]:
+            caller = Caller(app.url, client)
+            running_ = asyncio.create_task(closed_loop(caller, lambda: 500, callers=CALLERS, for_s=for_s))
+            await asyncio.sleep(8)
+            before, began = sum(b[0] for b in await asyncio.to_thread(batches_of, app)), time.perf_counter()
+            await asyncio.sleep(for_s - 8)
+            frames = sum(b[0] for b in await asyncio.to_thread(batches_of, app)) - before
+            took_s = time.perf_counter() - began
+            running_.cancel()
+            await asyncio.gather(running_, return_exceptions=True)
+            return frames, took_s
+
+        frames, took_s = with_client(work)
+        rows.append({"generators": count, "frames_per_s": round(frames / took_s, 1)})
+    for row in rows:
+        row["share_of_linear"] = round(row["frames_per_s"] / rows[0]["frames_per_s"] / row["generators"], 3)
+    return rows
+
+
+def renderers(app: Running) -> list[dict[str, Any]]:
+    """Seconds of one long request by the number of Renderers, each with one thread and an encoder that sleeps."""
+    rows = []
+    for count in (1, 2, 4):
+        deployed(
+            app, stand_in={"batch_s": 0.005, "encode_s": 0.006}, replicas={"Renderer": count},
+            args={"renderer": {"threads": 1}},
+        )  # fmt: skip
+        took = [with_client(lambda client: Caller(app.url, client).call(4064)).took_s for _ in range(2)]
+        rows.append({"renderers": count, "took_s": round(min(took), 2)})
+    for row in rows:
+        row["times_as_fast"] = round(rows[0]["took_s"] / row["took_s"], 2)
+    return rows
+
+
+def overload(app: Running) -> dict[str, Any]:
+    """Requests of 100 frames at 0.9 and at 3 times what a device of fixed cost can do."""
+    batch_s, frames, for_s = 1.0, 100, 25.0
+    capacity = BATCH / batch_s / frames  # requests a second
+    deployed(
+        app, stand_in={"batch_s": batch_s, "encode_s": 0}, replicas={"Renderer": 2, "Preprocessor": 2},
+        args={"admission": {"requests": 64, "frames": 5 * BATCH}},
+    )  # fmt: skip
+
+    def at(load: float) -> list[Answer]:
+        return with_client(
+            lambda c: open_loop(Caller(app.url, c), frames, per_s=load * capacity, for_s=for_s, seed=int(load * 10))
+        )
+
+    calm, storm = at(0.9), at(3.0)
+    accepted = [answer for answer in storm if answer.status == 200]
+    refused = [answer for answer in storm if answer.status != 200]
+    usual_s = percentile([answer.took_s for answer in calm if answer.status == 200], 0.5)
+    span_s = max(a.sent_s + a.took_s for a in accepted) - min(a.sent_s for a in accepted)
+    return {
+        "batch_s": batch_s,
+        "capacity_per_s": capacity,
+        "sent": len(storm),
+        "accepted": len(accepted),
+        "statuses": sorted({answer.status for answer in refused}),
+        "without_retry_after": sum("retry-after" not in answer.headers for answer in refused),
+        "p50_at_0.9_s": round(usual_s, 2),
+        "accepted_p99_s": round(percentile([a.took_s for a in accepted], 0.99), 2),
+        "accepted_p99_over_p50": round(percentile([a.took_s for a in accepted], 0.99) / usual_s, 2),
+        "refused_p50_ms": round(percentile([a.took_s for a in refused], 0.5) * 1000, 1),
+        "refused_p99_ms": round(percentile([a.took_s for a in refused], 0.99) * 1000, 1),
+        "throughput_share_of_peak": round(len(accepted) * frames / span_s / (BATCH / batch_s), 3),
+    }
+
+
+def stages(app: Running) -> dict[str, Any]:
+    """CPU milliseconds per frame by kind of replica, with real media and encoding; the device costs nothing."""
+    deployed(app, stand_in={"batch_s": 0.001}, replicas={"Renderer": 2, "Preprocessor": 1})
+    rows = {}
+    clip = (ASSETS / "clip.mp4").read_bytes()
+    for kind, face in (("still 720p", scaled_jpeg(ASSETS / "face.jpg", width=1280)), ("video", clip)):
+
+        async def work(client: httpx.AsyncClient, face: bytes = face) -> list[Answer]:
+            caller = Caller(app.url, client, face=face, fields={})
+            return list(await asyncio.gather(*(caller.call(500) for _ in range(2))))
+
+        with_client(work)
+        before, began = cpu_s(app), time.perf_counter()
+        answers = with_client(work)
+        took_s, frames = time.perf_counter() - began, sum(answer.frames for answer in answers)
+        after = cpu_s(app)
+        rows[kind] = {name: round((after[name] - before[name]) / frames * 1000, 2) for name in after}
+        rows[kind]["all"] = round(sum(rows[kind].values()), 2)
+        rows[kind]["frames_per_s_here"] = round(frames / took_s, 1)
+    return rows
+
+
+def cpu_s(app: Running) -> dict[str, float]:
+    names = ("Ingress", "Preprocessor", "Renderer", "Generator")
+    return {name: sum(sum(p.cpu_times()[:2]) for p in app.replicas(name)) for name in names} | {
+        "rest of Ray": app.ray_cpu_s()
+    }
+
+
+def first_bytes(app: Running) -> dict[str, Any]:
+    """A stream's first bytes against the stages behind them, done one after the other in this process."""
+    from benchmarks.first_segment import stages_s
+
+    deployed(app, stand_in={}, replicas={})
+    face = scaled_jpeg(ASSETS / "face.jpg", width=1280)
+    ratios, served, alone = [], [], []
+    with_client(lambda client: Caller(app.url, client, face=face, fields={}).call(100))
+    for number in range(9):
+        # another picture each time, so that no cache has seen it; the same for both
+        picture = scaled_jpeg(ASSETS / "face.jpg", width=1280 - 2 * number)
+        alone.append(stages_s(picture, cut_wav(VOICE, seconds=4)))
+        served.append(
+            with_client(lambda client, p=picture: Caller(app.url, client, face=p, fields={}).call(100)).first_s
+        )
+        ratios.append(served[-1] / alone[-1])
+    return {
+        "served_ms": round(statistics.median(served) * 1000, 1),
+        "stages_ms": round(statistics.median(alone) * 1000, 1),
+        "ratio": round(statistics.median(ratios), 2),
+    }
+
+
+PARTS = {
+    "shared_batches": shared_batches,
+    "generators": generators,
+    "renderers": renderers,
+    "overload": overload,
+    "stages": stages,
+    "first_bytes": first_bytes,
+}
+
+
+def measure(names: Sequence[str]) -> dict[str, Any]:
+    config = configuration(replicas={}, port=free_port(), stand_in={"batch_s": 0.01, "encode_s": 0})
+    results: dict[str, Any] = {}
+    with running(config) as app:
+        for name in names:
+            results[name] = PARTS[name](app)
+            print(name, json.dumps(results[name]), file=sys.stderr, flush=True)
+    return results
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(sys.argv[1:] or list(PARTS))))
