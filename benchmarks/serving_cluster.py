@@ -37,7 +37,8 @@ class Running:
         from ray import serve
 
         handle = serve.get_deployment_handle(name, "lipsync")
-        handle._init(_run_router_in_separate_loop=True)
+        if not handle.is_initialized:
+            handle._init(_run_router_in_separate_loop=True)
         found: list[dict[str, Any]] = handle.broadcast("stats").results(timeout_s=30)
         return found
 

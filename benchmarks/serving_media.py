@@ -6,6 +6,7 @@ import io
 import wave
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 
@@ -23,6 +24,19 @@ def scaled_jpeg(path: Path, *, width: int) -> bytes:
 def noise_png(width: int, height: int) -> bytes:
     """A picture without a face."""
     return cv2.imencode(".png", np.random.default_rng(1).integers(0, 256, (height, width, 3), np.uint8))[1].tobytes()
+
+
+def noise_clip(width: int, height: int, *, frames: int) -> bytes:
+    """A video that no encoder can make small."""
+    rng, buffer = np.random.default_rng(2), io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as output:
+        stream = output.add_stream("libx264", rate=25, options={"crf": "10", "preset": "ultrafast"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for _ in range(frames):
+            frame = av.VideoFrame.from_ndarray(rng.integers(0, 256, (height, width, 3), np.uint8), format="bgr24")
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    return buffer.getvalue()
 
 
 def cut_wav(path: Path, *, seconds: float) -> bytes:

@@ -145,7 +145,7 @@ class StandInRenderer(Renderer):
         try:
             async with aclosing(super().render(ref, header, run, fps, alone=alone)) as items:
                 async for item in items:
-                    if ref.face_hash == self._poison and (item == BEGUN or not alone):
+                    if ref.face_hash == self._poison and item != BEGUN:
                         os.kill(os.getpid(), signal.SIGKILL)
                     self._segments += item != BEGUN
                     yield item

@@ -70,7 +70,8 @@ def connect(application: str = "lipsync") -> AppHandle:
     """The application that runs in the cluster that this process has joined."""
     handle = serve.get_app_handle(application)
     # in the throughput-optimised transport a handle works in an event loop alone, unless told to bring its own
-    handle._init(_run_router_in_separate_loop=True)  # type: ignore[no-untyped-call]
+    if not handle.is_initialized:  # Ray hands out the same one again
+        handle._init(_run_router_in_separate_loop=True)  # type: ignore[no-untyped-call]
     return AppHandle(handle)
 
 

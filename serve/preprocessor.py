@@ -22,7 +22,7 @@ from lipsync.voice.mel import warm_up as warm_up_mel
 
 from .logs import quiet_opencv
 from .settings import Settings
-from .solitude import BEGUN, Solitude
+from .solitude import Solitude, begun
 from .wire import FaceHeader, JobRef, Opened, Stills
 
 
@@ -52,7 +52,8 @@ class Preprocessor:
         """Both inputs' headers, one item. Raises the errors of probing and indexing either."""
         async with self._solitude.work(alone=alone):
             if alone:
-                yield BEGUN
+                async for word in begun():
+                    yield word
             job = await ref.resolve()
             face = await self._stages.open_face(job)
             timeline = Timeline(face.index, face.video, job.options, is_image=face.is_image, limits=job.limits)
@@ -62,7 +63,8 @@ class Preprocessor:
         """The voice's chunks from number ``skip`` on: what was delivered before a replica died is not sent again."""
         async with self._solitude.work(alone=alone):
             if alone:
-                yield BEGUN
+                async for word in begun():
+                    yield word
             numbers = count()
             async with aclosing(self._stages.voice(await ref.resolve(), span)) as chunks:
                 async for chunk in chunks:
@@ -75,7 +77,8 @@ class Preprocessor:
         """See ``lipsync.pipeline.Stages``."""
         async with self._solitude.work(alone=alone):
             if alone:
-                yield BEGUN
+                async for word in begun():
+                    yield word
             job = await ref.resolve()
             async with aclosing(self._stages.detect(job, self._stills.open(job, header), chunks)) as found:
                 async for detections in found:

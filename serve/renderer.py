@@ -15,7 +15,7 @@ from lipsync.local import LocalStages
 
 from .logs import quiet_opencv
 from .settings import Settings
-from .solitude import BEGUN, Solitude
+from .solitude import Solitude, begun
 from .wire import FaceHeader, JobRef, Stills
 
 
@@ -41,7 +41,8 @@ class Renderer:
         """See ``lipsync.pipeline.Stages``; ``alone``, says BEGUN first, when it has the replica for itself."""
         async with self._solitude.work(alone=alone):
             if alone:
-                yield BEGUN
+                async for word in begun():
+                    yield word
             job = await ref.resolve()
             async with aclosing(self._stages.render(job, self._stills.open(job, header), run, fps=fps)) as fragments:
                 async for fragment in fragments:

@@ -10,6 +10,12 @@ BEGUN = "begun alone"
 """The first item of a call that is worked on alone, sent when it has the replica for itself."""
 
 
+async def begun() -> AsyncIterator[str]:
+    """That item, and a moment for it to leave: a crash must not take it along."""
+    yield BEGUN
+    await asyncio.sleep(0.05)
+
+
 class Solitude:
     """Calls share a replica, but for those that want it alone: they wait for others to end, and make new ones wait."""
 

@@ -1,0 +1,21 @@
+"""The tests on a real cluster once more, with Ray Serve's other proxy and transport: as the docs recommend to run it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.serial, pytest.mark.timeout(900)]
+MODE = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
+
+
+def test_all_of_it_holds_behind_haproxy_and_with_the_throughput_optimised_transport() -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "tests/test_serve_ray.py"]
+    root = Path(__file__).resolve().parents[1]
+    done = subprocess.run(command, cwd=root, env=os.environ | MODE, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-6000:]
+    assert " skipped" not in done.stdout.splitlines()[-1], "nothing is left out in this mode"
