@@ -287,7 +287,8 @@ def all_errors() -> list[type[LipsyncError]]:
     """Every class of the tree, the base first."""
     found: list[type[LipsyncError]] = [LipsyncError]
     for error in found:
-        found.extend(error.__subclasses__())
+        # Ray wraps an error of a replica in a subclass of its class, made as it goes
+        found.extend(child for child in error.__subclasses__() if child.__module__ == __name__)
     return list(dict.fromkeys(found))
 
 

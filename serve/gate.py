@@ -57,7 +57,11 @@ class Gate:
         if monotonic() < self._full_until_s:
             raise _refusal(Decision("requests", self._settings.retry_after_s))
         lease = Lease(name, key)
-        decision = await self._decide(self._books.enter.remote(lease), lambda: self._own.enter(lease))
+        try:
+            decision = await self._decide(self._books.enter.remote(lease), lambda: self._own.enter(lease))
+        except asyncio.CancelledError:
+            self._books.leave.remote(name)  # the caller went away, and may have been let in
+            raise
         if decision.reason == "requests":
             self._full_until_s = monotonic() + _REFUSAL_HOLDS_S
         if decision.reason:

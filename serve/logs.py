@@ -14,5 +14,5 @@ def quiet_opencv() -> None:
 
 
 def log_request(fields: dict[str, object]) -> None:
-    """One line for one request; names as in its response headers."""
+    """One line for one request; names as in its response headers, ``error`` where it was refused or failed."""
     logging.getLogger("ray.serve").info(json.dumps({"event": "request"} | fields))

@@ -105,8 +105,11 @@ class Desk:
     async def boxes(self, request: Request, *, face: Blob, options: Options) -> str:
         """The face's box in every source frame, as JSON. Raises NoFace and the errors of reading the input."""
         job = Job(face, EMPTY, options, self._settings.limits, request=request.entered.lease.request)
-        found = pipeline.find_track(job, self.stages(request, face, None), tuning=self._settings.tuning)
-        return await self.in_time(request, found)
+        stages = self.stages(request, face, None)
+        found = await self.in_time(request, pipeline.find_track(job, stages, tuning=self._settings.tuning))
+        spent_ms = round((time.monotonic() - request.began_s) * 1000, 1)
+        log_request({"request_id": request.id, "puts": stages.puts, "total_ms": spent_ms})
+        return found
 
     async def in_time(self, request: Request, work: Awaitable[T]) -> T:
         """What ``work`` gives, within what is left of the request's time. Raises DeadlineExceeded."""
@@ -126,6 +129,7 @@ class Desk:
         if said is not cause:
             log.error(f"request {request_id} failed", exc_info=cause)
         self._meters.add(REJECTED, label=reason_of(said))
+        log_request({"request_id": request_id, "error": reason_of(said)})
         return said
 
     def leave(self, stack: AsyncExitStack) -> None:

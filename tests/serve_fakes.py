@@ -32,7 +32,8 @@ class _Method:
 
     def remote(self, *args: Any) -> asyncio.Future[Any]:
         self._books.calls.append(self._name)
-        return asyncio.ensure_future(self._answer(args))
+        # a call that was made is carried out, also when whoever made it goes away
+        return asyncio.shield(asyncio.ensure_future(self._answer(args)))
 
     async def _answer(self, args: tuple[Any, ...]) -> Any:
         await asyncio.sleep(self._books.delay_s)

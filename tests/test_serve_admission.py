@@ -296,6 +296,17 @@ async def test_renewals_survive_books_that_are_away_for_a_while():
         assert books.real._books.requests == 1
 
 
+async def test_a_caller_who_leaves_at_the_gate_is_not_kept_in_the_books():
+    books = FakeBooks(SMALL, delay_s=0.05)
+    entering = asyncio.create_task(entered(Gate(books, SMALL), AsyncExitStack(), "a"))
+    await asyncio.sleep(0.02)
+    entering.cancel()
+    await asyncio.sleep(0.04)
+    assert books.real._books.requests == 1, "the call came through all the same"
+    await asyncio.sleep(0.06)
+    assert books.real._books.requests == 0
+
+
 async def test_a_request_that_fails_leaves_the_books_too():
     books = FakeBooks(SMALL)
     gate = Gate(books, SMALL)

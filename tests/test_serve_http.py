@@ -228,13 +228,18 @@ async def test_the_headers_say_what_the_result_came_to(serve):
         assert served.meters.added["lipsync_request_seconds", ""] == 1
 
 
-async def test_one_line_of_the_log_tells_of_a_request(serve, caplog):
+async def test_one_line_of_the_log_tells_of_each_request(serve, caplog):
     with caplog.at_level(logging.INFO, "ray.serve"):
         async with serve() as served:
-            await served.post(data=BOX, headers={"X-Request-Id": "my-id"})
+            await served.post(data=BOX, headers={"X-Request-Id": "made"})
+            await served.post(headers={"X-Request-Id": "refused"})
+            await served.post("/v1/faces", face=demo_face(), audio=None, headers={"X-Request-Id": "looked"})
     lines = [json.loads(record.message) for record in caplog.records if '"event": "request"' in record.message]
-    assert [(line["request_id"], line["frames"], line["puts"]) for line in lines] == [("my-id", 20, 1)]
-    assert {"first_ms", "total_ms", "encode_ms"} <= set(lines[0])
+    made, refused, looked = lines
+    assert [line["request_id"] for line in lines] == ["made", "refused", "looked"]
+    assert (made["frames"], made["puts"], looked["puts"]) == (20, 1, 1)
+    assert {"first_ms", "total_ms", "encode_ms"} <= set(made)
+    assert refused["error"] == "no_face" and looked["total_ms"] > 0
 
 
 async def test_found_faces_are_taken_back_as_boxes_and_give_the_same_video(serve):

@@ -28,7 +28,7 @@ from ray.exceptions import (
 from ray.serve.exceptions import BackPressureError
 
 from lipsync.core import Index
-from lipsync.errors import EngineError, InputCrashedWorker, NoFace, Overloaded, UnreadableMedia, WorkerLost
+from lipsync.errors import EngineError, InputCrashedWorker, NoFace, Overloaded, UnreadableMedia, WorkerLost, all_errors
 from lipsync.media.source import Blob
 from lipsync.metrics import RETRIES
 from lipsync.options import Limits, Options
@@ -75,6 +75,11 @@ def test_the_cause_is_the_error_that_was_raised_and_carries_no_traceback_of_rays
     plain = NoFace("No face.")
     for error in (plain, wrapped(plain), wrapped(wrapped(plain))):
         assert type(cause_of(error)) is NoFace and str(cause_of(error)) == "No face."
+
+
+def test_rays_wrapped_errors_do_not_become_errors_of_ours():
+    assert type(wrapped(NoFace("x"))) in NoFace.__subclasses__(), "Ray makes a subclass as it goes"
+    assert {error.__module__ for error in all_errors()} == {"lipsync.errors"}
 
 
 # ---------------------------------------------------------------- replicas that fail as told
