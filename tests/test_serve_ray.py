@@ -21,7 +21,7 @@ import httpx
 import pytest
 
 from benchmarks.serving_cluster import Running, configuration, free_port, running
-from benchmarks.serving_media import ASSETS, cut_wav, noise_clip, noise_png, scaled_jpeg
+from benchmarks.serving_media import ASSETS, cut_wav, noise_png, scaled_jpeg
 from lipsync.client import Client, Retries
 from lipsync.errors import InputCrashedWorker, LipsyncError, NoFace
 from lipsync.metrics import METRICS
@@ -29,9 +29,6 @@ from lipsync.options import Options
 from lipsync.service import LipsyncService
 
 REPLICAS = {"Preprocessor": 2, "Renderer": 4, "Generator": 4}
-with_haproxy = pytest.mark.skipif(
-    os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") != "1", reason="Ray's own proxy takes in a whole response"
-)
 KILLS = int(os.environ.get("LIPSYNC_KILLS", "6"))
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # Ray's own, in this process
@@ -56,6 +53,7 @@ def app(spool: Path) -> Iterator[Running]:
     config = configuration(
         replicas=REPLICAS,
         port=free_port(),
+        deployments={"Generator": {"rolling_update_percentage": 0.5}},
         args={
             "generator": {"threads": 1},
             "admission": {"requests": 16, "frames": 100_000},
@@ -335,59 +333,6 @@ def test_settings_and_replicas_change_under_traffic_without_an_error(app: Runnin
         app.deploy(app.config)
     assert seen.wrong == []
     assert seen.right > 3
-
-
-# ---------------------------------------------------------------- readers of streams; Ray's own proxy buffers them
-
-
-NOISE = noise_clip(640, 352, frames=16)
-NOISY = {"box": "[0, 96, 0, 96]", "crf": "1", "preset": "ultrafast"}
-"""A few hundred kilobytes a frame, so that no buffer on the way holds much of the stream."""
-
-
-@contextmanager
-def cut_small(app: Running) -> Iterator[None]:
-    """Segments of eight frames, two under way for each request."""
-    args = app.config["applications"][0]["args"] | {"tuning": {"window": 2, "segment_frames": [8]}}
-    port = app.config["http_options"]["port"]
-    app.deploy(configuration(replicas=REPLICAS, port=port, args=args, stand_in=STAND_IN))
-    try:
-        yield
-    finally:
-        app.deploy(app.config)
-
-
-def segments(app: Running) -> int:
-    return sum(replica["segments"] for replica in app.stats("Renderer"))
-
-
-@with_haproxy
-def test_a_slow_reader_slows_itself_alone_and_one_that_leaves_stops_its_work(app: Running) -> None:
-    files, url = (
-        {"face": NOISE, "audio": cut_wav(ASSETS / "voice.wav", seconds=16)},
-        app.url + "/v1/lipsync?stream=true",
-    )
-    with cut_small(app), httpx.Client(timeout=120, trust_env=False) as client:
-        with client.stream("POST", url, files=files, data=NOISY) as answer:
-            body = answer.iter_raw(1 << 16)
-            next(body)
-            wait_until(lambda: no_growth(app), within_s=60)
-            paused = segments(app)
-            assert paused < 25, "of 50 segments: the reader was not waited for"
-            assert post(app, FACE, VOICE).status_code == 200, "others are served meanwhile"
-            rest = b"".join(body)
-        assert rest[-400:].count(b'"status":"complete"') == 1
-        before = segments(app)
-        with client.stream("POST", url, files=files, data=NOISY) as answer:
-            next(answer.iter_raw(1 << 16))
-        assert wait_until(lambda: not any(r["under_way"] for r in app.stats("Renderer")), within_s=30) < 4
-        assert segments(app) - before < 25
-
-
-def no_growth(app: Running) -> bool:
-    before = segments(app)
-    time.sleep(3)
-    return segments(app) == before
 
 
 # ---------------------------------------------------------------- deaths

@@ -14,7 +14,15 @@ MODE = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
 
 
 def test_all_of_it_holds_behind_haproxy_and_with_the_throughput_optimised_transport() -> None:
-    command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "tests/test_serve_ray.py"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "--tb=short",
+        "tests/test_serve_ray.py",
+        "tests/test_serve_ray_streams.py",
+    ]
     root = Path(__file__).resolve().parents[1]
     done = subprocess.run(command, cwd=root, env=os.environ | MODE, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-6000:]

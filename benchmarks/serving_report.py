@@ -1,0 +1,114 @@
+"""The page's section on the served application."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.tables import at_least, at_most, table
+
+Result = dict[str, Any]
+ON_ONE_GPU = (1_000, 10_000, 40_000)
+"""Frames a second that a Generator might draw: what it wants of CPU cores is computed for each, not measured."""
+
+
+def serving(result: Result) -> str:
+    parts = [
+        """## Serving
+
+The application on a real Ray cluster on this machine, over HTTP. Where a device or an encoder stands in, it sleeps: calls, objects,
+batches and order are real, and two cores do not decide. `python -m benchmarks serving` measures it.
+"""
+    ]
+    for name, part in PARTS.items():
+        if name in result:
+            parts.append(part(result[name]))
+    return "\n".join(parts)
+
+
+def shared_batches(got: Result) -> str:
+    rows = [
+        ("mean fill of a batch", got["mean_fill"], "≥ 0.95", at_least(got["mean_fill"], 0.95)),
+        ("requests that share a batch, mean", got["requests_per_batch"], "several", ""),
+        ("frames a second ÷ the device's", got["throughput_share"], "≥ 0.9", at_least(got["throughput_share"], 0.9)),
+        ("first bytes of a request of at most 64 frames, p50, in batch times", got["first_fragment_of_short_p50_batches"], "", ""),
+        ("the same, p99", got["first_fragment_of_short_p99_batches"], "", ""),
+        ("requests that failed", got["failed"], "0", at_most(got["failed"], 0)),
+    ]  # fmt: skip
+    return f"""### Batches shared by many
+
+{got["callers"]} callers at once, 25 to 500 frames each (log-uniform) but for two that ask for 3,000 again and again; a device that takes
+{got["batch_s"]} s for 512 frames, full or not; {got["requests"]} requests, {got["batches"]} batches looked at.
+
+{table(("", "measured", "wanted", ""), rows)}"""
+
+
+def generators(rows: list[Result]) -> str:
+    cells = [(row["generators"], row["frames_per_s"], row["share_of_linear"]) for row in rows]
+    return f"""### Generators
+
+Frames a second by the number of Generators, each a device that takes 4 s for 512 frames. Target at 8: at least 0.9 of linear:
+{at_least(rows[-1]["share_of_linear"], 0.9)}.
+
+{table(("Generators", "frames a second", "share of linear"), cells)}"""
+
+
+def renderers(rows: list[Result]) -> str:
+    cells = [(row["renderers"], row["took_s"], row["times_as_fast"]) for row in rows]
+    return f"""### Renderers
+
+Seconds of one request of 4,064 frames by the number of Renderers, each with one thread and an encoder that sleeps 6 ms a frame.
+Target at 4: at least 3.2 times as fast: {at_least(rows[-1]["times_as_fast"], 3.2)}.
+
+{table(("Renderers", "seconds", "times as fast as one"), cells)}"""
+
+
+def overload(got: Result) -> str:
+    rows = [
+        ("p99 of accepted ÷ p50 at 0.9 of capacity", got["accepted_p99_over_p50"], "≤ 3", at_most(got["accepted_p99_over_p50"], 3)),
+        ("a refusal, p50, ms", got["refused_p50_ms"], "", ""),
+        ("a refusal, p99, ms", got["refused_p99_ms"], "≤ 100", at_most(got["refused_p99_ms"], 100)),
+        ("refusals without Retry-After", got["without_retry_after"], "0", at_most(got["without_retry_after"], 0)),
+        ("frames a second ÷ the device's", got["throughput_share_of_peak"], "≥ 0.9", at_least(got["throughput_share_of_peak"], 0.9)),
+    ]  # fmt: skip
+    statuses = ", ".join(map(str, got["statuses"]))
+    return f"""### Overload
+
+Requests of 100 frames, Poisson, at three times what a device of {got["batch_s"]} s a batch can do; {got["sent"]} sent, {got["accepted"]}
+accepted, the others answered {statuses}. Admission: 2,560 frames under way.
+
+{table(("", "measured", "wanted", ""), rows)}"""
+
+
+def stages(got: Result) -> str:
+    kinds = list(got)
+    names = [name for name in got[kinds[0]] if name != "frames_per_s_here"]
+    cells = [(name, *(got[kind][name] for kind in kinds)) for name in names]
+    cells.append(("frames a second here", *(got[kind]["frames_per_s_here"] for kind in kinds)))
+    needs = [(f"{speed:,}", *(f"{speed * got[kind]['all'] / 1000:,.0f}" for kind in kinds)) for speed in ON_ONE_GPU]
+    return f"""### Where the CPU's time goes
+
+CPU milliseconds per frame by kind of replica, real media and real encoding (720p, `veryfast`), a device that costs nothing.
+
+{table(("", *kinds), cells)}
+What a Generator of a given speed therefore wants of such cores, computed from the line "all" and not measured:
+
+{table(("frames a second of one Generator", *(f"cores, {kind}" for kind in kinds)), needs)}"""
+
+
+def first_bytes(got: Result) -> str:
+    return f"""### First bytes
+
+A stream's first bytes, real everything, an idle application: {got["served_ms"]} ms; the stages behind them (open, hear, look, render eight
+frames) one after the other in one process: {got["stages_ms"]} ms. Ratio, the median of nine: {got["ratio"]}; target at most 1.5:
+{at_most(got["ratio"], 1.5)}.
+"""
+
+
+PARTS = {
+    "shared_batches": shared_batches,
+    "generators": generators,
+    "renderers": renderers,
+    "overload": overload,
+    "stages": stages,
+    "first_bytes": first_bytes,
+}

@@ -1,0 +1,81 @@
+"""Readers of streams that are slow or leave, behind HAProxy; Ray's own proxy takes in a whole response.
+
+Run by test_serve_ray_haproxy.py.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from benchmarks.serving_cluster import Running, configuration, free_port, running
+from benchmarks.serving_media import ASSETS, cut_wav, noise_clip
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),  # Ray's own, in this process
+    pytest.mark.timeout(300),
+    pytest.mark.serial,
+    pytest.mark.skipif(os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") != "1", reason="wants RAY_SERVE_ENABLE_HA_PROXY=1"),
+]
+NOISE = noise_clip(640, 352, frames=16)
+NOISY = {"box": "[0, 96, 0, 96]", "crf": "1", "preset": "ultrafast"}
+"""A few hundred kilobytes a frame, so that no buffer on the way holds much of the stream."""
+FILES = {"face": NOISE, "audio": cut_wav(ASSETS / "voice.wav", seconds=16)}
+SEGMENTS = 50
+ENOUGH = SEGMENTS // 2
+
+
+@pytest.fixture(scope="module")
+def app() -> Iterator[Running]:
+    """Segments of eight frames, two under way for each request, on a device that costs nothing."""
+    tuning = {"window": 2, "segment_frames": [8]}
+    config = configuration(replicas={}, port=free_port(), args={"tuning": tuning}, stand_in={"batch_s": 0.001})
+    with running(config) as application:
+        yield application
+
+
+def rendered(app: Running) -> int:
+    return sum(replica["segments"] for replica in app.stats("Renderer"))
+
+
+def wait_for_a_standstill(app: Running) -> int:
+    """Segments rendered, once no more are for three seconds."""
+    for _ in range(20):
+        before = rendered(app)
+        time.sleep(3)
+        if rendered(app) == before:
+            return before
+    raise AssertionError("work went on for a minute")
+
+
+@pytest.fixture
+def client() -> Iterator[httpx.Client]:
+    with httpx.Client(timeout=120, trust_env=False) as made:
+        yield made
+
+
+def test_a_slow_reader_slows_itself_alone(app: Running, client: httpx.Client) -> None:
+    url = app.url + "/v1/lipsync?stream=true"
+    with client.stream("POST", url, files=FILES, data=NOISY) as answer:
+        body = answer.iter_raw(1 << 16)
+        next(body)
+        assert wait_for_a_standstill(app) < ENOUGH, f"of {SEGMENTS}: the reader was not waited for"
+        short = {"face": NOISE, "audio": cut_wav(ASSETS / "voice.wav", seconds=0.5)}
+        assert httpx.post(url, files=short, data=NOISY, timeout=60, trust_env=False).status_code == 200
+        rest = b"".join(body)
+    assert b'"status": "complete"' in rest[-1000:] or b'"status":"complete"' in rest[-1000:]
+
+
+def test_a_reader_that_leaves_stops_its_work(app: Running, client: httpx.Client) -> None:
+    before = rendered(app)
+    with client.stream("POST", app.url + "/v1/lipsync?stream=true", files=FILES, data=NOISY) as answer:
+        next(answer.iter_raw(1 << 16))
+    began = time.monotonic()
+    while any(replica["under_way"] for replica in app.stats("Renderer")):
+        assert time.monotonic() - began < 4, "work went on"
+        time.sleep(0.1)
+    assert rendered(app) - before < ENOUGH
