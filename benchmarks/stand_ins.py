@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -21,6 +22,7 @@ from lipsync.core import F32, I32, U8, AudioFormat, AudioPacket, Fragment, Segme
 from lipsync.engine import Engine
 from lipsync.engine.engine import EngineCounts, EngineInfo
 from lipsync.engine.frames import Frames, check_frames, join
+from lipsync.errors import EngineError
 from lipsync.media.encode import encode_segment
 from lipsync.media.picture import Picture
 from lipsync.options import Options
@@ -44,6 +46,8 @@ class StandIn(BaseModel):
     batch_size: int = 512
     encode_s: float | None = None
     """An encoder that sleeps this long for each frame and makes no video; none: the real encoder."""
+    fails_once: str | None = None
+    """A path: the device that creates the file there fails for good at its first batch."""
     poison: str | None = None
     """A Renderer kills itself on the face with this SHA-256, as a fault in a decoder would."""
 
@@ -55,11 +59,12 @@ class StandInSettings(Settings):
 class FixedCostDevice:
     """A ``lipsync.batcher.Device`` that sleeps."""
 
-    def __init__(self, batch_s: float, batch_size: int) -> None:
+    def __init__(self, batch_s: float, batch_size: int, *, fails_once: str | None) -> None:
         self.batch_s, self.batch_size, self.healthy = batch_s, batch_size, True
+        self._fails_once = fails_once
         self.counts = EngineCounts()
         self.info = EngineInfo(
-            device="cpu", device_name=f"stand-in, {batch_s} s for {batch_size} frames", precision="fp32",
+            device="cpu", madename=f"stand-in, {batch_s} s for {batch_size} frames", precision="fp32",
             batch_size=batch_size, buckets=(batch_size,), compiled=False, exact=False, parameters=0, torch_version="",
         )  # fmt: skip
 
@@ -73,6 +78,10 @@ class FixedCostDevice:
         return join(parts)
 
     def draw(self, frames: Frames) -> U8:
+        if self._fails_once is not None and not os.path.exists(self._fails_once):
+            Path(self._fails_once).touch()
+            self.healthy = False
+            raise EngineError("The device failed. Start a new process.")
         time.sleep(self.batch_s)
         return cast(U8, frames.crops[frames.crop_index])
 
@@ -83,7 +92,9 @@ class StandInGenerator(Generator):
         chosen = settings.stand_in
         if chosen.batch_s is None:
             return super().load(settings, device)
-        return cast(Engine, FixedCostDevice(chosen.batch_s, chosen.batch_size)), "a stand-in"
+        return cast(
+            Engine, FixedCostDevice(chosen.batch_s, chosen.batch_size, fails_once=chosen.fails_once)
+        ), "a stand-in"
 
     def on_batch(self, report: BatchReport) -> None:
         super().on_batch(report)

@@ -19,10 +19,8 @@ from .settings import Settings
 
 # NOTE: no ``from __future__ import annotations`` here: Ray reads the annotation to make Settings of the YAML's args
 def build(settings: Settings) -> Application:
-    """What ``serve_config.yaml`` names. Raises ValueError where the settings do not fit the cluster."""
+    """What ``serve_config.yaml`` names."""
     device = _device(settings)
-    if settings.s3fd_path is not None and device != "cuda":
-        raise ValueError("s3fd needs a share of a GPU on the Preprocessors, and there is none. Leave s3fd_path out.")
     return compose(settings, device=device, num_gpus=settings.generator.gpus if device == "cuda" else 0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import time
@@ -20,6 +21,7 @@ from .metrics import RayMeters
 from .settings import BatchingSettings, Settings
 
 log = logging.getLogger("ray.serve")
+_LAST_WORDS_S = 0.3
 
 
 class Generator:
@@ -62,8 +64,15 @@ class Generator:
         self._batcher.configure(BatchingSettings.model_validate(user_config).for_batcher())
 
     async def generate(self, crops: U8, crop_index: I32, mel: F32, mel_starts: I32, *, claim: Claim) -> U8:
-        """See ``lipsync.render.Generator``."""
-        return await self._batcher.generate(crops, crop_index, mel, mel_starts, claim=claim)
+        """See ``lipsync.render.Generator``. A device that failed for good takes its process along: nothing else mends
+        it, and callers that try again should meet another one."""
+        try:
+            return await self._batcher.generate(crops, crop_index, mel, mel_starts, claim=claim)
+        except EngineError:
+            if not self._batcher.healthy:
+                log.exception("the device has failed; this replica ends itself")
+                asyncio.get_running_loop().call_later(_LAST_WORDS_S, os._exit, 1)
+            raise
 
     async def describe(self) -> dict[str, Any]:
         """What draws here, as ``/v1/models`` shows it."""

@@ -9,9 +9,11 @@ from contextlib import aclosing
 from functools import partial
 from itertools import count
 
+import ray
+
 from lipsync.core import F32, I32, U8, Claim, VoiceChunk
 from lipsync.detection import detector_from_files
-from lipsync.errors import EngineError
+from lipsync.errors import DetectorUnavailable, EngineError
 from lipsync.faces.chunk import ChunkDetections
 from lipsync.local import LocalStages
 from lipsync.media.probe import probe_voice
@@ -35,6 +37,11 @@ class Preprocessor:
     def __init__(self, settings: Settings) -> None:
         os.environ.pop(settings.auth.keys_env, None)
         quiet_opencv()
+        if settings.s3fd_path is not None and not ray.get_gpu_ids():
+            raise DetectorUnavailable(
+                "s3fd takes seconds a frame on a CPU. Give the Preprocessors a share of a GPU "
+                "(ray_actor_options: {num_gpus: 0.1}), or leave args.s3fd_path out."
+            )
         worker = settings.preprocessor
         self._stages = LocalStages(
             _NoGenerator(),
