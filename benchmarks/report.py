@@ -52,13 +52,13 @@ def verdict(value: float, target: float) -> str:
 
 def memory(result: Result) -> str:
     short, long, more = result["one_minute"], result["ten_minutes"], result["more_mb"]
+    runs = len(short.get("peaks_mb", [short["peak_mb"]]))
     rows = [(clip["frames"], clip["clip_mb"], clip["peak_mb"]) for clip in (short, long)]
     return f"""## Memory
 
-Peak resident memory of the whole process for a short and a long 1080p clip, from paths to a file, without the
-generator (detector {result["detector"]}, preset {result["preset"]}), with large blocks returned to the system as the
-command line has it: whether it grows with the clip. What happens to be under way at once differs from run to run; of
-several runs the middle one counts. Target: the long clip needs at most {MEMORY_TARGET_MB} MB more.
+Peak resident memory of the whole process for a short and a long 1080p clip, without the generator (detector
+{result["detector"]}, preset {result["preset"]}): whether it grows with the clip. Runs of the
+short clip: {runs}; the middle one counts. Target: the long clip needs at most {MEMORY_TARGET_MB} MB more.
 It needs {more} MB more: {verdict(more, MEMORY_TARGET_MB)}.
 
 {table(("frames", "clip, MB", "peak, MB"), rows)}"""
