@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import wave
 from fractions import Fraction
 from pathlib import Path
 
@@ -79,6 +80,17 @@ def speech_like(seconds: float, sample_rate_hz: int = 16_000) -> np.ndarray:
     buzz = np.sign(np.sin(2 * np.pi * 120 * t)) * 0.2
     syllables = np.clip(np.sin(2 * np.pi * 4 * t), 0, 1) * (np.sin(2 * np.pi * 0.3 * t) > -0.7)
     return np.asarray(buzz * syllables, np.float32)
+
+
+def wav(samples: np.ndarray, sample_rate_hz: int = 16_000) -> bytes:
+    """(n,) float in -1…1 as a 16-bit mono WAV file."""
+    buffer = io.BytesIO()
+    with wave.open(buffer, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(sample_rate_hz)
+        file.writeframes((samples * 32767).astype("<i2").tobytes())
+    return buffer.getvalue()
 
 
 def _face(width: int, height: int) -> U8:

@@ -42,8 +42,8 @@ def main() -> None:
 
 def faces() -> list[Face]:
     made = [
-        Face("still, 720p", still(1280, 720), frames=500, rounds=5, is_still=True),
-        Face("video, 720p", moving(1280, 720, frames=250, gop=250), rounds=5),
+        Face("still, 720p", still(1280, 720), frames=500, is_still=True),
+        Face("video, 720p", moving(1280, 720, frames=250, gop=250)),
         Face("video without noise, 720p", moving(1280, 720, frames=250, gop=250, noise=0.0)),
     ]
     real = assets() / "latentsync_demo1_video.mp4"

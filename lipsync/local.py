@@ -17,7 +17,7 @@ from lipsync.core import U8, Claim, Fragment, Index, MediaInfo, SegmentTask, Voi
 from lipsync.faces.chunk import ChunkDetections, detect_chunk
 from lipsync.faces.detector import Detector, DetectorName
 from lipsync.flow import call, iterate, stoppable
-from lipsync.media.decode import FrameReader, Geometry
+from lipsync.media.decode import FrameReader, Geometry, Glimpse
 from lipsync.media.encode import encode_segment
 from lipsync.media.index import build_index
 from lipsync.media.picture import Picture
@@ -111,7 +111,7 @@ class LocalStages:
     def _detection_key(self, job: Job, chunk: range) -> Hashable:
         options = job.options
         geometry = (options.resize_factor, options.rotate, options.crop)
-        looking = (options.detector, options.detect_every, options.compat, options.static)
+        looking = (options.detector, options.detect_every, options.face_choice, options.compat, options.static)
         return (job.face.content_hash, geometry, looking, chunk)
 
     def load_detector(self, name: DetectorName) -> None:
@@ -151,6 +151,9 @@ class _StoppableFrames:
 
     def read_small(self, first: int, stop: int, *, max_side: int) -> Iterator[U8]:
         return stoppable(self._reader.read_small(first, stop, max_side=max_side), self._stop)
+
+    def glimpses(self, first: int, stop: int) -> Iterator[Glimpse]:
+        return stoppable(self._reader.glimpses(first, stop), self._stop)
 
 
 def _timed_voice(job: Job, span: Span, stop: threading.Event) -> Generator[VoiceChunk, None, None]:

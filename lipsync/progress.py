@@ -23,12 +23,16 @@ from lipsync.render import FaceInput
 
 
 class Heard:
-    """The voice so far: mel columns and packets as they arrive, and how much of the timeline they cover."""
+    """The voice so far: mel columns and packets as they arrive, and how much of the timeline they cover.
+
+    What a segment was given, and no later one can hear, is forgotten.
+    """
 
     def __init__(self, chunks: AsyncGenerator[VoiceChunk, None], timeline: Timeline) -> None:
         self._chunks = Ahead(chunks, ahead=2)
         self._timeline = timeline
         self._mel: F32 = np.empty((80, 0), np.float32)
+        self._forgotten = 0  # columns before the first of _mel
         self._packets: list[AudioPacket] = []
         self._format: AudioFormat | None = None
         self._duration = Fraction(0)
@@ -48,7 +52,7 @@ class Heard:
 
     @property
     def columns(self) -> int:
-        return int(self._mel.shape[1])
+        return self._forgotten + int(self._mel.shape[1])
 
     @property
     def frame_count(self) -> int | None:
@@ -77,7 +81,9 @@ class Heard:
         taken, self._packets = packets_between(
             self._packets, self._format, until=None if stop == self.frame_count else stop / self._timeline.fps
         )
-        mel = np.ascontiguousarray(self._mel[:, low:high])
+        mel = np.ascontiguousarray(self._mel[:, low - self._forgotten : high - self._forgotten])
+        # windows never go back from one segment to the next
+        self._mel, self._forgotten = self._mel[:, low - self._forgotten :], low
         return SegmentTask(segment, boxes, mel, (starts - low).astype(np.int32), tuple(taken), self._format)
 
     async def aclose(self) -> None:

@@ -53,9 +53,7 @@ def test_a_target_that_is_missed_is_said_so():
     assert report.verdict(2.3, 2.2) == "**does not hold**"
     assert report.verdict(2.2, 2.2) == "holds"
     mark = {"machine": dict.fromkeys(("processor", "cores", "system", "python", "load"), 1), "date": "", "took_s": 1}
-    clips = {
-        "one_minute": {"frames": 1, "clip_mb": 2, "peak_mb": 3},
-        "ten_minutes": {"frames": 4, "clip_mb": 5, "peak_mb": 6},
-    }
+    clip = {"frames": 1, "clip_mb": 2, "peak_mb": 3, "peaks_mb": [3]}
+    clips = {"one_minute": clip, "ten_minutes": clip}
     missed = {"memory": mark | clips | {"more_mb": 101.0, "detector": "d", "preset": "p"}}
     assert "101.0 MB more: **does not hold**" in report.page(missed)

@@ -18,7 +18,7 @@ from lipsync.faces.chunk import ChunkDetections, detect_chunk, source_chunks
 from lipsync.faces.detector import Detector, DetectorName, create_detector
 from lipsync.faces.given import given_track, tracks_from_json, tracks_to_json
 from lipsync.faces.track import Tracker
-from lipsync.media.decode import FrameReader
+from lipsync.media.decode import FrameReader, Glimpse
 from lipsync.media.index import build_index
 from lipsync.media.picture import Picture
 from lipsync.media.probe import probe_face
@@ -41,6 +41,10 @@ class Watched:
     def read_small(self, first: int, stop: int, *, max_side: int) -> Iterator[U8]:
         self.asked += range(first, stop)
         return self._reader.read_small(first, stop, max_side=max_side)
+
+    def glimpses(self, first: int, stop: int) -> Iterator[Glimpse]:
+        self.asked += range(first, stop)
+        return self._reader.glimpses(first, stop)
 
     def read(self, frames: Sequence[int]) -> Iterator[Picture]:
         self.asked += frames
@@ -138,14 +142,14 @@ def test_only_the_frame_after_a_chunk_is_read_beside_its_own(clip: Opened) -> No
 def test_detections_are_scaled_to_the_full_frame() -> None:
     clip = Opened(clip_of_three_scenes(2, size=(1280, 720)))
     recorder = Recorder()
-    chunk = clip.look(range(2), recorder)
+    chunk = clip.look(range(2), recorder, face_choice="index")
     assert set(recorder.shapes) == {(360, 640, 3)}
     assert chunk.anchors[0] == [Detection(2.0, 4.0, 10.0, 20.0, 0.9, ((4.0, 8.0),))]
 
 
 def test_frames_go_to_the_detector_in_bounded_batches_each_once(clip: Opened) -> None:
     recorder = Recorder()
-    clip.look(range(56), recorder, batch_size=10, detect_every=1)
+    clip.look(range(56), recorder, batch_size=10, detect_every=1, face_choice="index")
     assert recorder.batches == [10, 10, 10, 10, 10, 6]
 
 

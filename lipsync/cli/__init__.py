@@ -17,6 +17,7 @@ import cv2
 import typer
 from rich.console import Console
 
+from lipsync.allocator import return_large_blocks
 from lipsync.cli import demo, doctor, inspect_inputs, remote, run, weights
 from lipsync.errors import (
     CheckpointError,
@@ -88,6 +89,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # WHY: OpenCV 5 warns for each YuNet it loads that it ignores a setting of its own
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+    return_large_blocks()
     try:
         app()
     except LipsyncError as error:

@@ -10,7 +10,8 @@ import numpy as np
 
 from lipsync.core import F32, U8, Detection, Index
 from lipsync.errors import EngineError, LipsyncError
-from lipsync.faces.cut import is_cut, signature
+from lipsync.faces.coarse import CoarseFirst, settles_early
+from lipsync.faces.cut import THUMBNAIL_SIDE, is_cut, signature
 from lipsync.faces.detector import Detector
 from lipsync.options import Options
 
@@ -22,12 +23,18 @@ class FullFrame(Protocol):
     def bgr(self) -> U8: ...
 
 
+class SmallFrame(Protocol):
+    def small(self, max_side: int) -> U8: ...
+
+
 class FrameSource(Protocol):
     """The part of a FrameReader that detection needs."""
 
     def read(self, frames: Sequence[int]) -> Iterator[FullFrame]: ...
 
     def read_small(self, first: int, stop: int, *, max_side: int) -> Iterator[U8]: ...
+
+    def glimpses(self, first: int, stop: int) -> Iterator[SmallFrame]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +86,8 @@ def detect_chunk(
     reader nothing, while the frame before ``first`` would often cost it a group of pictures. ``size`` is the
     full frame's (width, height) after geometry; ``batch_size`` bounds the frames held at once.
     """
+    if settles_early(options, index):
+        detector = CoarseFirst(detector)
     looker = _Looker(detector, size, batch_size)
     if options.compat == "reference":
         for n, frame in enumerate(_reference_frames(reader, first, stop, detector), first):
@@ -98,15 +107,15 @@ def _look_at_anchors(
     reader: FrameSource, first: int, stop: int, looker: _Looker, *, every: int, last: int
 ) -> tuple[int, ...]:
     cuts: list[int] = []
-    before: tuple[U8, F32] | None = None
-    for n, frame in enumerate(reader.read_small(first, min(stop, last) + 1, max_side=DETECTION_SIDE), first):
-        mark = signature(frame)
+    before: tuple[SmallFrame, F32] | None = None
+    for n, frame in enumerate(reader.glimpses(first, min(stop, last) + 1), first):
+        mark = signature(frame.small(THUMBNAIL_SIDE))
         if before is not None and is_cut(before[1], mark):
             cuts.append(n)
-            looker.add(n - 1, before[0])
-            looker.add(n, frame)
+            looker.add(n - 1, before[0].small(DETECTION_SIDE))
+            looker.add(n, frame.small(DETECTION_SIDE))
         if n < stop and (n % every == 0 or n == last):
-            looker.add(n, frame)
+            looker.add(n, frame.small(DETECTION_SIDE))
         before = frame, mark
     return tuple(cuts)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -18,7 +19,7 @@ from lipsync.media.still import AnimationReader, decode_still
 from lipsync.media.video import VideoFrames
 from lipsync.options import Limits
 
-__all__ = ["FrameReader", "Geometry", "StillCell", "small_size"]
+__all__ = ["FrameReader", "Geometry", "Glimpse", "StillCell", "small_size"]
 
 
 def small_size(width: int, height: int, max_side: int) -> tuple[int, int]:
@@ -43,6 +44,17 @@ class StillCell:
 
     def __reduce__(self) -> tuple[type[StillCell], tuple[()]]:
         return StillCell, ()
+
+
+class Glimpse:
+    """A source frame that is decoded but not yet converted: made small when, and as often as, it is asked for."""
+
+    def __init__(self, size: tuple[int, int], shrink: Callable[[tuple[int, int]], U8]) -> None:
+        self._size, self._shrink = size, shrink
+
+    def small(self, max_side: int) -> U8:
+        """(h, w, 3) BGR, the longer side scaled down to ``max_side``; see ``small_size``. Raises UnreadableMedia."""
+        return self._shrink(small_size(*self._size, max_side))
 
 
 class FrameReader:
@@ -90,16 +102,19 @@ class FrameReader:
         for number in frames:
             yield self._frames.picture(int(number))
 
+    def glimpses(self, first: int, stop: int) -> Iterator[Glimpse]:
+        """Source frames ``first``…``stop - 1``, each converted only as far as it is asked for. Raises as ``read``."""
+        self._check(range(first, stop))
+        self._clock.restart()
+        for number in range(first, stop):
+            yield Glimpse(self.size, self._frames.shrinking(number))
+
     def read_small(self, first: int, stop: int, *, max_side: int) -> Iterator[U8]:
         """(h, w, 3) BGR of source frames ``first``…``stop - 1``, the longer side scaled down to ``max_side``.
 
         Their size is ``small_size(*reader.size, max_side)``. Raises as ``read`` does.
         """
-        self._check(range(first, stop))
-        self._clock.restart()
-        size = small_size(*self.size, max_side)
-        for number in range(first, stop):
-            yield self._frames.small(number, size)
+        return (glimpse.small(max_side) for glimpse in self.glimpses(first, stop))
 
     def __len__(self) -> int:
         return len(self._index)
@@ -134,7 +149,7 @@ class _Frames(Protocol):
     @property
     def decoded_count(self) -> int: ...
     def picture(self, number: int) -> Picture: ...
-    def small(self, number: int, size: tuple[int, int]) -> U8: ...
+    def shrinking(self, number: int) -> Callable[[tuple[int, int]], U8]: ...
     def close(self) -> None: ...
 
 
@@ -153,8 +168,8 @@ class _StillFrames:
         self.decoded_count = 1
         return Picture.from_bgr(decode_still(self._blob, self._format, self._limits))
 
-    def small(self, number: int, size: tuple[int, int]) -> U8:
-        return shrink(self.picture(number).bgr(), size)
+    def shrinking(self, number: int) -> Callable[[tuple[int, int]], U8]:
+        return partial(shrink, self.picture(number).bgr())
 
     def close(self) -> None:
         self._cell = StillCell()
@@ -177,8 +192,8 @@ class _AnimationFrames:
             self._held = number, self._geometry.apply(picture, self._info)
         return self._held[1]
 
-    def small(self, number: int, size: tuple[int, int]) -> U8:
-        return shrink(self.picture(number).bgr(), size)
+    def shrinking(self, number: int) -> Callable[[tuple[int, int]], U8]:
+        return partial(shrink, self.picture(number).bgr())
 
     def close(self) -> None:
         self._held = None
@@ -203,10 +218,10 @@ class _VideoFrames:
                 self._held = number, self._converter.picture(frame)
         return self._held[1]
 
-    def small(self, number: int, size: tuple[int, int]) -> U8:
+    def shrinking(self, number: int) -> Callable[[tuple[int, int]], U8]:
         frame = self._frames.frame(number)
         with media_errors("convert the frame"):
-            return self._converter.small(frame, size)
+            return self._converter.shrinking(frame)
 
     def close(self) -> None:
         self._held = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import av
@@ -12,6 +14,7 @@ from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 
 from lipsync.core import U8, Color, VideoInfo
 from lipsync.media.color import U16, ToneMapper
+from lipsync.media.container import media_errors
 from lipsync.media.geometry import Geometry, turn, turn_pixels
 from lipsync.media.picture import Picture
 
@@ -27,7 +30,7 @@ class FrameConverter:
         self._geometry = geometry
         self._coded = (info.height, info.width) if info.rotation_deg in (90, 270) else (info.width, info.height)
         self._reformatter = VideoReformatter()
-        self._small_reformatter = VideoReformatter()
+        self._small_reformatters: dict[tuple[int, int], VideoReformatter] = {}
         self._tone_mapper = ToneMapper(info.color) if info.color.transfer != "sdr" else None
         self.size = geometry.size(info)
 
@@ -36,22 +39,29 @@ class FrameConverter:
         picture = turn(self._coded_picture(frame), self._info.rotation_deg)
         return picture if self._geometry.changes_nothing else self._geometry.apply(picture, self._info)
 
-    def small(self, frame: av.VideoFrame, size: tuple[int, int]) -> U8:
-        """(h, w, 3) BGR at ``size`` (width, height), straight from YUV where nothing has to be cut or tone-mapped."""
+    def shrinking(self, frame: av.VideoFrame) -> Callable[[tuple[int, int]], U8]:
+        """What makes (h, w, 3) BGR of the frame at a size (width, height): straight from YUV where nothing has to be
+        cut or tone-mapped."""
         if self._geometry.crop is not None or self._tone_mapper is not None:
-            return shrink(self.picture(frame).bgr(), size)
+            return partial(shrink, self.picture(frame).bgr())
+        return partial(self._small, frame)
+
+    def _small(self, frame: av.VideoFrame, size: tuple[int, int]) -> U8:
         degrees = (self._info.rotation_deg + 90 * self._geometry.rotate) % 360
         width, height = size[::-1] if degrees in (90, 270) else size
-        small = self._small_reformatter.reformat(
-            frame,
-            width,
-            height,
-            "bgr24",
-            src_colorspace=_SWS_MATRIX[self._info.color.matrix],
-            src_color_range=self._range,
-            interpolation=Interpolation.BILINEAR,
-            threads=1,
-        )
+        # a scaler keeps its tables for one size
+        scaler = self._small_reformatters.setdefault(size, VideoReformatter())
+        with media_errors("convert the frame"):
+            small = scaler.reformat(
+                frame,
+                width,
+                height,
+                "bgr24",
+                src_colorspace=_SWS_MATRIX[self._info.color.matrix],
+                src_color_range=self._range,
+                interpolation=Interpolation.BILINEAR,
+                threads=1,
+            )
         return turn_pixels(_plane(small, 0, np.uint8, width * 3).reshape(height, width, 3), degrees)
 
     @property
