@@ -11,6 +11,7 @@ from itertools import count
 
 import ray
 
+from lipsync.allocator import return_large_blocks
 from lipsync.core import F32, I32, U8, Claim, VoiceChunk
 from lipsync.detection import detector_from_files
 from lipsync.errors import DetectorUnavailable, EngineError
@@ -37,6 +38,7 @@ class Preprocessor:
     def __init__(self, settings: Settings) -> None:
         os.environ.pop(settings.auth.keys_env, None)
         quiet_opencv()
+        return_large_blocks()
         if settings.s3fd_path is not None and not ray.get_gpu_ids():
             raise DetectorUnavailable(
                 "s3fd takes seconds a frame on a CPU. Give the Preprocessors a share of a GPU "

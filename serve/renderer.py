@@ -8,6 +8,7 @@ from contextlib import aclosing
 from fractions import Fraction
 from typing import Any
 
+from lipsync.allocator import return_large_blocks
 from lipsync.core import F32, I32, U8, Claim, Fragment, SegmentTask
 from lipsync.errors import DetectorUnavailable
 from lipsync.faces.detector import Detector, DetectorName
@@ -25,6 +26,7 @@ class Renderer:
     def __init__(self, settings: Settings, generator: Any) -> None:
         os.environ.pop(settings.auth.keys_env, None)
         quiet_opencv()
+        return_large_blocks()
         worker = settings.renderer
         self._stages = LocalStages(
             RemoteGenerator(generator),
