@@ -1,0 +1,139 @@
+"""Watches the shipped autoscaling at work: two bursts with a pause between, on a cluster of its own on this machine.
+
+    python -m cluster.autoscaling --json docs/benchmarks/autoscaling.json --chart docs/images/autoscaling.png
+
+The settings are those of ``serve_config.yaml``, but for what would make the run an hour long: the delay before scaling
+down. Devices stand in and are slow, so that two cores need not draw; replicas are real processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.__main__ import machine
+from benchmarks.serving import Caller, closed_loop, with_client
+from benchmarks.serving_cluster import CONFIG, Running, configuration, free_port, running
+
+BATCH_S, MOST = 4.0, 4
+BURST_S, PAUSE_S, DOWNSCALE_DELAY_S = 40.0, 60.0, 15.0
+CALLERS, FRAMES = 24, 250
+WATCHED = ("Generator", "Renderer", "Preprocessor", "Ingress")
+PUSHES = {
+    "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
+    "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
+}
+"""As the Makefile and the manifests set it."""
+
+
+def scaled(port: int) -> dict[str, Any]:
+    """The shipped configuration with its autoscaling, small enough for one machine."""
+    config = configuration(replicas={}, port=port, stand_in={"batch_s": BATCH_S, "encode_s": 0})
+    shipped = {d["name"]: d for d in yaml.safe_load(CONFIG.read_text())["applications"][0]["deployments"]}
+    for deployment in config["applications"][0]["deployments"]:
+        autoscaling = shipped[deployment["name"]].get("autoscaling_config")
+        if autoscaling is not None:
+            del deployment["num_replicas"]
+            most = MOST if deployment["name"] == "Generator" else min(2, autoscaling["max_replicas"])
+            changed = {"max_replicas": most, "downscale_delay_s": DOWNSCALE_DELAY_S}
+            deployment["autoscaling_config"] = autoscaling | changed
+    return config
+
+
+def targets() -> dict[str, tuple[int, int]]:
+    """Replicas wanted and replicas running, by deployment, as the controller has them."""
+    from ray import serve
+
+    found = serve.status().applications["lipsync"].deployments
+    states = {name: found[name].replica_states for name in WATCHED}
+    ready = {name: states[name].get("RUNNING", 0) for name in WATCHED}
+    return {name: (ready[name] + states[name].get("STARTING", 0), ready[name]) for name in WATCHED}
+
+
+async def watched(samples: list[dict[str, Any]], began: float, is_over: Callable[[], bool]) -> None:
+    while not is_over():
+        now = await asyncio.to_thread(targets)
+        samples.append({"at_s": round(time.perf_counter() - began, 2)} | {name: list(now[name]) for name in WATCHED})
+        await asyncio.sleep(0.5)
+
+
+def trace(app: Running) -> dict[str, Any]:
+    samples: list[dict[str, Any]] = []
+    bursts: list[tuple[float, float]] = []
+
+    async def work(client: Any) -> int:
+        began, over = time.perf_counter(), False
+        watching = asyncio.create_task(watched(samples, began, lambda: over))
+        caller, failed = Caller(app.url, client), 0
+        await caller.call(50)  # so that the policy knows how fast a replica is
+        for _ in range(2):
+            start_s = time.perf_counter() - began
+            answers = await closed_loop(caller, lambda: FRAMES, callers=CALLERS, for_s=BURST_S)
+            failed += sum(answer.status != 200 for answer in answers)
+            bursts.append((round(start_s, 2), round(time.perf_counter() - began, 2)))
+            await asyncio.sleep(PAUSE_S)
+        over = True
+        await watching
+        return failed
+
+    failed = with_client(work)
+    return {"bursts_s": bursts, "samples": samples, "failed": failed} | judged(samples, bursts)
+
+
+def judged(samples: list[dict[str, Any]], bursts: list[tuple[float, float]]) -> dict[str, Any]:
+    """Seconds from each burst to the first replica more that was wanted, and how often the wish changed direction."""
+    decided, turns = [], []
+    for start_s, stop_s in bursts:
+        inside = [s for s in samples if start_s <= s["at_s"] <= stop_s + PAUSE_S]
+        more = next((s["at_s"] for s in inside if s["Generator"][0] > inside[0]["Generator"][0]), None)
+        decided.append(None if more is None else round(more - start_s, 2))
+        wishes = [s["Generator"][0] for s in inside]
+        steps = [after - before for before, after in pairwise(wishes) if after != before]
+        turns.append(sum((a > 0) != (b > 0) for a, b in pairwise(steps)))
+    return {"decided_after_s": decided, "changes_of_direction": turns}
+
+
+def chart(result: dict[str, Any], path: Path) -> None:
+    from cluster.charts import COLOURS, figure, name
+
+    made, (panel,) = figure(columns=2, title="")
+    times = [s["at_s"] for s in result["samples"]]
+    for deployment, colour in zip(WATCHED, COLOURS, strict=False):
+        wanted = [s[deployment][0] for s in result["samples"]]
+        ready = [s[deployment][1] for s in result["samples"]]
+        panel.step(times, wanted, where="post", color=colour, linestyle=":", linewidth=1)
+        panel.step(times, ready, where="post", color=colour, label=deployment)
+    for start_s, stop_s in result["bursts_s"]:
+        panel.axvspan(start_s, stop_s, color="#cbd5e0", alpha=0.4, linewidth=0)
+    panel.legend(fontsize=8, frameon=False)
+    name(panel, "Replicas: wanted (dotted) and running; bursts in gray", x="seconds", y="replicas")
+    made.savefig(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="where the trace goes")
+    parser.add_argument("--chart", type=Path, help="where the picture goes")
+    options = parser.parse_args()
+    os.environ |= PUSHES
+    on = machine()
+    with running(scaled(free_port())) as app:
+        result = trace(app) | {"machine": on, "date": time.strftime("%Y-%m-%d"), "batch_s": BATCH_S}
+    if options.json:
+        options.json.write_text(json.dumps(result, ensure_ascii=False) + "\n")
+    if options.chart:
+        chart(result, options.chart)
+    print(json.dumps({key: value for key, value in result.items() if key != "samples"}))
+
+
+if __name__ == "__main__":
+    main()
