@@ -197,8 +197,8 @@ class Engine:
             self._info = replace(self._info, precision=safer, compiled=False)
             self._batches.note(
                 f"frames are drawn in {safer} from now on, uncompiled: {done.rescued_calls} calls had frames that came "
-                f"out as NaN or infinite in {first} and finite in {safer}. Start with precision {safer} to have it at full "
-                "speed, and check the checkpoint: its weights reach the end of the range."
+                f"out as NaN or infinite in {first} and finite in {safer}. Start with precision {safer} to have it at "
+                "full speed, and check the checkpoint: its weights reach the end of the range."
             )
 
 
