@@ -29,7 +29,7 @@ BRAIN_FLOAT_DB = 24.0
 """The same for bf16, which is at 27.5 dB on a CPU."""
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def cuda() -> str:
     if not torch.cuda.is_available():
         if os.environ.get("FAIL_WITHOUT_CUDA") == "1":
@@ -39,7 +39,7 @@ def cuda() -> str:
 
 
 @pytest.fixture(scope="module")
-def model() -> Wav2Lip:
+def model(cuda: str) -> Wav2Lip:
     return seeded_generator(9)
 
 

@@ -62,18 +62,25 @@ class Batches:
 
         Raises DeviceOutOfMemory, EngineError.
         """
-        under_way: deque[Pending] = deque()
-        drawn: list[tuple[U8, Bool]] = []
+        patches: U8 | None = None
+        finite: Bool = np.ones(len(frames), np.bool_)
+        under_way: deque[tuple[slice, Pending]] = deque()
         done = 0
         while done < len(frames) or under_way:
             if done < len(frames) and len(under_way) < self._runner.in_flight:
                 begun = self._begin_next(frames, done, precision)
                 if begun is not None:
-                    under_way.append(begun[0])
+                    under_way.append((slice(done, done + begun[1]), begun[0]))
                     done += begun[1]
-            else:
-                drawn.append(self._collect(under_way.popleft()))
-        return _in_a_row(drawn)
+                continue
+            part, pending = under_way.popleft()
+            drawn, finite[part] = self._collect(pending)
+            if len(drawn) == len(frames):
+                return drawn, finite  # as it is: copying a large batch would keep the device waiting
+            if patches is None:
+                patches = np.empty((len(frames), *drawn.shape[1:]), np.uint8)
+            patches[part] = drawn
+        return patches if patches is not None else np.empty((0, FACE_SIDE, FACE_SIDE, 3), np.uint8), finite
 
     def _begin_next(self, frames: Frames, done: int, precision: Precision) -> tuple[Pending, int] | None:
         """The next batch and its frames, or None where it did not fit and has to be tried again, smaller."""
@@ -141,13 +148,6 @@ class Batches:
 
     def _arithmetic(self) -> AbstractContextManager[None]:
         return arithmetic(self._matmul, exact=self._info.exact) if self._device.type == "cuda" else nullcontext()
-
-
-def _in_a_row(drawn: list[tuple[U8, Bool]]) -> tuple[U8, Bool]:
-    if len(drawn) == 1:
-        return drawn[0]  # as it is: a copy of a large batch would keep the device waiting
-    patches = [one for one, _ in drawn] or [np.empty((0, FACE_SIDE, FACE_SIDE, 3), np.uint8)]
-    return np.concatenate(patches), np.concatenate([finite for _, finite in drawn] or [np.empty(0, np.bool_)])
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,0 +1,134 @@
+"""The whole measurement: correctness, the machine's ceilings, the rows, a still face, and end to end."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lipsync.bench.row import Order
+from lipsync.bench.rows import Row, in_order_of_running, rows_for
+from lipsync.engine.device import choose_device
+from lipsync.errors import EngineError
+
+REFERENCE = Row(name="fp32, exact", batch=8, precision="fp32", exact=True)
+_MOST_OF_IT = 0.4
+"""No part may take more than this share of the whole time."""
+_LEAST_S = 10.0
+"""With less time left no further part is begun."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What to measure, how much of it, and for how long at most."""
+
+    device: str = "auto"
+    checkpoint: str | None = None
+    face: str | None = None
+    audio: str | None = None
+    seconds: float = 40.0
+    """Of voice, end to end."""
+    frames: int | None = None
+    """In each run of a row; None: 8192 on CUDA, 32 on a CPU."""
+    runs: int = 3
+    minutes: float = 8.0
+    """What would take longer is left out, and said to be."""
+    stages: bool = True
+
+
+Result = dict[str, Any]
+Tell = Callable[[str], None]
+
+
+class Ladder:
+    """Runs part after part and keeps what was found; ``tell`` hears of each."""
+
+    def __init__(self, settings: Settings, *, tell: Tell) -> None:
+        self._settings, self._tell = settings, tell
+        self._device = choose_device(settings.device)
+        self._ends_s = time.monotonic() + 60 * settings.minutes
+        self._what: Result = {"device": str(self._device), "checkpoint": settings.checkpoint}
+
+    def run(self) -> Result:
+        """Everything, as one JSON object. Raises EngineError where the device does not draw what it should."""
+        started = time.monotonic()
+        with tempfile.TemporaryDirectory() as folder:
+            if self._settings.checkpoint is None:
+                path = str(Path(folder) / "seeded.pth")
+                self._what["checkpoint"] = self._part("seeded", {"path": path})["path"]
+            checked = self._part("checks", self._what | {"is_trained": self._settings.checkpoint is not None})
+            if not checked.get("holds"):
+                raise EngineError(f"the engine is not correct on this device, so nothing was measured: {checked}")
+            result = {"checks": checked["found"], "device": str(self._device)} | self._part("machine", self._what)
+            result["rows"] = self._rows(Path(folder))
+            result["still_face"] = self._part("still", self._what)
+            result["end_to_end"] = self._end_to_end(folder)
+        result |= {
+            "generator": self._settings.checkpoint or "seeded weights at the published widths",
+            "frames_per_run": self._frames,
+            "runs": self._settings.runs,
+            "took_s": round(time.monotonic() - started, 1),
+        }
+        return result
+
+    @property
+    def _frames(self) -> int:
+        return self._settings.frames or (8192 if self._device.type == "cuda" else 32)
+
+    def _rows(self, folder: Path) -> list[Result]:
+        order = Order(
+            row=REFERENCE,
+            frames=self._frames,
+            compared=min(self._frames, 256),
+            runs=self._settings.runs,
+            cache=str(folder / "compiled"),
+            reference=str(folder / "reference.npy"),
+            started_s=time.time(),
+            **self._what,
+        )
+        self._part("row", asdict(order))
+        found = {}
+        for row in in_order_of_running(self._device.type):
+            whole = -(-self._frames // row.batch) * row.batch  # no row is to spend its time on padding
+            found[row.name] = self._part("row", asdict(replace(order, row=row, frames=whole, started_s=time.time())))
+        return [
+            asdict(row) | found.get(row.name, {"not_measured": row.not_made}) for row in rows_for(self._device.type)
+        ]
+
+    def _end_to_end(self, folder: str) -> Result:
+        asked = self._settings
+        if not asked.stages:
+            return {"not_measured": "not asked for"}
+        given = {"face": asked.face, "audio": asked.audio, "seconds": asked.seconds, "cache": f"{folder}/compiled"}
+        return self._part("stages", self._what | given | {"checkpoint": asked.checkpoint})
+
+    def _part(self, name: str, given: Result) -> Result:
+        """What that part found, or {"not_measured": why}."""
+        label = given["row"]["name"] if name == "row" else name
+        left_s = min(self._ends_s - time.monotonic(), _MOST_OF_IT * 60 * self._settings.minutes)
+        if left_s < _LEAST_S:
+            return self._left_out(label, f"the {self._settings.minutes:g} minutes were over")
+        command = [sys.executable, "-m", "lipsync.bench.child", name]
+        started = time.monotonic()
+        try:
+            done = subprocess.run(
+                command, input=json.dumps(given), capture_output=True, text=True, timeout=left_s, check=False
+            )
+        except subprocess.TimeoutExpired:
+            return self._left_out(label, f"not done within {left_s:.0f} s")
+        if done.returncode:
+            lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+            return self._left_out(label, f"it failed: {lines[-1][:300]}")
+        found: Result = json.loads(done.stdout.splitlines()[-1])
+        self._tell(f"{label}: {time.monotonic() - started:.0f} s")
+        return found
+
+    def _left_out(self, label: str, reason: str) -> Result:
+        self._tell(f"{label}: not measured: {reason}")
+        return {"not_measured": reason}
