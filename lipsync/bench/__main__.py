@@ -31,6 +31,7 @@ def read_arguments() -> tuple[Settings, Path]:
     parser.add_argument("--frames", type=int, help="in each run of a row; default: 8192 on CUDA, 32 on a CPU")
     parser.add_argument("--seconds", type=float, default=usual.seconds, help="of voice, end to end")
     parser.add_argument("--minutes", type=float, default=usual.minutes, help="what would take longer is left out")
+    parser.add_argument("--only", default="", help="measure only rows whose names hold this, and nothing end to end")
     parser.add_argument("--output", type=Path, default=Path("ladder"), help="folder for the JSON and the chart")
     given = vars(parser.parse_args())
     folder: Path = given.pop("output")

@@ -51,9 +51,10 @@ def draw_chart(result: Result) -> U8:
         color = _FIRST if row is measured[0] else _BAR
         corners = [(x * _FINE, at * _FINE) for x, at in ((_LEFT, y), (_LEFT + length, y + 19))]
         cv2.rectangle(canvas, corners[0], corners[1], color, thickness=-1)
-        times = row["frames_per_s"] / measured[0]["frames_per_s"]
         quality = "equal" if row["largest_difference"] == 0 else f"{row['psnr_db']} dB"
-        _write(canvas, f"{row['frames_per_s']:,.1f}  x{times:.2f}  {quality}", (_LEFT + length + 8, y + 14), size=0.42)
+        _write(
+            canvas, f"{row['frames_per_s']}  x{row['times_first']}  {quality}", (_LEFT + length + 8, y + 14), size=0.42
+        )
     foot = "x: times the first row. dB: PSNR of the patches against the plain network in fp32."
     _write(canvas, foot, (20, height - 14), size=0.4, ink=_FAINT)
     return np.asarray(cv2.resize(canvas, (_WIDTH, height), interpolation=cv2.INTER_AREA), np.uint8)

@@ -14,6 +14,7 @@ from typing import Any
 
 from lipsync.bench.row import Order
 from lipsync.bench.rows import Row, in_order_of_running, rows_for
+from lipsync.bench.table import with_shares
 from lipsync.engine.device import choose_device
 from lipsync.errors import EngineError
 
@@ -39,7 +40,8 @@ class Settings:
     runs: int = 3
     minutes: float = 8.0
     """What would take longer is left out, and said to be."""
-    stages: bool = True
+    only: str = ""
+    """Measure only rows whose names hold this, and nothing end to end."""
 
 
 Result = dict[str, Any]
@@ -75,7 +77,7 @@ class Ladder:
             "runs": self._settings.runs,
             "took_s": round(time.monotonic() - started, 1),
         }
-        return result
+        return with_shares(result)
 
     @property
     def _frames(self) -> int:
@@ -93,8 +95,11 @@ class Ladder:
             **self._what,
         )
         self._part("row", asdict(order))
-        found = {}
+        found: dict[str, Result] = {}
         for row in in_order_of_running(self._device.type):
+            if self._settings.only not in row.name:
+                found[row.name] = {"not_measured": "not asked for"}
+                continue
             whole = -(-self._frames // row.batch) * row.batch  # no row is to spend its time on padding
             found[row.name] = self._part("row", asdict(replace(order, row=row, frames=whole, started_s=time.time())))
         return [
@@ -103,7 +108,7 @@ class Ladder:
 
     def _end_to_end(self, folder: str) -> Result:
         asked = self._settings
-        if not asked.stages:
+        if asked.only:
             return {"not_measured": "not asked for"}
         given = {"face": asked.face, "audio": asked.audio, "seconds": asked.seconds, "cache": f"{folder}/compiled"}
         return self._part("stages", self._what | given | {"checkpoint": asked.checkpoint})

@@ -87,15 +87,12 @@ CUDA_ORDER = (
 
 CPU_ROWS = (
     Row(name="cpu 1: plain, fp32", batch=8, precision="fp32", techniques=PLAIN),
-    Row(name="cpu 1, batch 32", batch=32, precision="fp32", techniques=PLAIN),
     Row(name="cpu 2: + channels_last", batch=8, precision="fp32", techniques=_LAYERS),
     Row(name="cpu 3: + folding (the default)", batch=8, precision="fp32"),
-    Row(name="cpu 3, compiled", batch=8, precision="fp32", compile=True),
-    Row(name="cpu 3, compiled, second start", batch=8, precision="fp32", compile=True),
     Row(name="cpu 3, bf16", batch=8, precision="bf16"),
-    Row(name="cpu 3, bf16, compiled", batch=8, precision="bf16", compile=True),
     Row(name="cpu 3, through the frame batcher", batch=8, precision="fp32", through_batcher=True),
 )
+"""Without compiling, which takes a CPU minutes: ``benchmarks/engine.py`` has it, and onnxruntime, in turns."""
 
 
 def rows_for(device_type: str) -> tuple[Row, ...]:

@@ -24,35 +24,45 @@ HEAD = (
 _BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
-def ladder_cells(result: Result) -> Iterator[Cells]:
-    """One tuple per row, as ``HEAD`` names them; what was not measured says so and why."""
+def with_shares(result: Result) -> Result:
+    """The same with each row's speed over the first's, and its share of the machine's ceilings: of the matrix product
+    in its number format, and of the copy if each layer read and wrote by itself."""
+    cost, most = result["cost_per_frame"], result["ceilings"]
     first = next((row["frames_per_s"] for row in result["rows"] if "frames_per_s" in row), None)
+    rows = []
     for row in result["rows"]:
-        if "not_measured" in row or first is None:
-            yield (row["name"], f"not measured: {row.get('not_measured')}", *[""] * (len(HEAD) - 2))
+        if "frames_per_s" in row and first is not None:
+            flop_s = row["frames_per_s"] * cost["gflop"] * 1e9
+            bytes_s = row["frames_per_s"] * cost["million_values"] * 1e6 * _BYTES[row["precision"]]
+            matmul_s = most[f"matmul_{row['precision']}_tflops"] * 1e12
+            row |= {
+                "times_first": round(row["frames_per_s"] / first, 2),
+                "of_matmul_percent": round(100 * flop_s / matmul_s, 1),
+                "of_copy_percent": round(100 * bytes_s / (most["copy_gb_s"] * 1e9), 1),
+            }
+        rows.append(row)
+    return result | {"rows": rows}
+
+
+def ladder_cells(rows: list[Result]) -> Iterator[Cells]:
+    """One tuple per row, as ``HEAD`` names them; what was not measured says so and why."""
+    for row in rows:
+        if "not_measured" in row:
+            yield (row["name"], f"not measured: {row['not_measured']}", *[""] * (len(HEAD) - 2))
             continue
-        matmul, copy = shares(row, result)
         yield (
             row["name"],
-            f"{row['frames_per_s']:,.1f}",
-            f"{row['frames_per_s'] / first:.2f}",
+            f"{row['frames_per_s']}",
+            f"{row['times_first']}",
             f"{row['mean_s']}",
             f"{row['sd_s']}",
             f"{row['start_s']}",
             f"{row['device_peak_gb']} GB" if "device_peak_gb" in row else f"{row['process_peak_mb']} MB",
             "equal" if row["largest_difference"] == 0 else f"{row['psnr_db']}",
             f"{row['largest_difference']}",
-            f"{matmul:.1%}",
-            f"{copy:.1%}",
+            f"{row['of_matmul_percent']} %",
+            f"{row['of_copy_percent']} %",
         )
-
-
-def shares(row: Result, result: Result) -> tuple[float, float]:
-    """Of the machine's matrix product in the row's format, and of its copy if each layer read and wrote by itself."""
-    cost, most = result["cost_per_frame"], result["ceilings"]
-    flop_s = row["frames_per_s"] * cost["gflop"] * 1e9
-    bytes_s = row["frames_per_s"] * cost["million_values"] * 1e6 * _BYTES[row["precision"]]
-    return flop_s / (most[f"matmul_{row['precision']}_tflops"] * 1e12), bytes_s / (most["copy_gb_s"] * 1e9)
 
 
 def where(result: Result) -> str:
@@ -70,16 +80,16 @@ def text(result: Result) -> str:
         f"generator: {result['generator']}; {cost['gflop']} GFLOP a frame",
         "ceilings: " + ", ".join(f"{name} {value}" for name, value in most.items()),
         "",
-        *_aligned([HEAD, *ladder_cells(result)]),
+        *_aligned([HEAD, *ladder_cells(result["rows"])]),
         "",
-        "a still face's features computed once: " + _still(result["still_face"]),
+        "a still face's features computed once: " + still_face(result["still_face"]),
         "",
-        *_end_to_end(result["end_to_end"]),
+        *end_to_end(result["end_to_end"]),
     ]
     return "\n".join(lines)
 
 
-def _still(found: Result) -> str:
+def still_face(found: Result) -> str:
     if "not_measured" in found:
         return f"not measured: {found['not_measured']}"
     gain, target = found["gain_percent"], found["target_percent"]
@@ -90,7 +100,7 @@ def _still(found: Result) -> str:
     )
 
 
-def _end_to_end(found: Result) -> Iterator[str]:
+def end_to_end(found: Result) -> Iterator[str]:
     if "not_measured" in found:
         yield f"end to end: not measured: {found['not_measured']}"
         return
