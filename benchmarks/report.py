@@ -12,10 +12,8 @@ from lipsync.bench.table import HEAD, end_to_end, ladder_cells, still_face, wher
 
 Result = dict[str, Any]
 
-LADDERS = {
-    kind: Path(__file__).resolve().parents[1] / "docs" / "benchmarks" / f"ladder_{kind}.json"
-    for kind in ("cuda", "cpu")
-}
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+LADDERS = {kind: DOCS / "benchmarks" / f"ladder_{kind}.json" for kind in ("cuda", "cpu")}
 MEMORY_TARGET_MB = 100
 DECODING_TARGET = 2.2
 STILL_TARGET = 1.3
@@ -302,3 +300,12 @@ SECTIONS: dict[str, Callable[[Result], str]] = {
     "batcher": batcher,
     "fresh": fresh,
 }
+
+
+def main() -> None:
+    """Write the page anew from what is committed."""
+    (DOCS / "benchmarks.md").write_text(page(json.loads((DOCS / "benchmarks.json").read_text()), read_ladders()))
+
+
+if __name__ == "__main__":
+    main()

@@ -36,6 +36,12 @@ class CrampedModel(Wav2Lip):
         return super().forward(mel, faces)
 
 
+def while_recording() -> RuntimeError:
+    error = RuntimeError("CUDA error: operation failed due to a previous error during capture")
+    error.__context__ = torch.OutOfMemoryError("CUDA out of memory.")
+    return error
+
+
 @pytest.fixture
 def cramped(model: Wav2Lip, monkeypatch: pytest.MonkeyPatch) -> type[CrampedModel]:
     monkeypatch.setattr(CrampedModel, "fits", 5)
@@ -55,8 +61,9 @@ def like(kind: type[Wav2Lip], model: Wav2Lip) -> Wav2Lip:
         lambda: RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
         lambda: RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"),
         MemoryError,
+        lambda: while_recording(),
     ],
-    ids=["cuda allocator", "cpu allocator", "cublas", "python"],
+    ids=["cuda allocator", "cpu allocator", "cublas", "python", "while a graph is recorded"],
 )
 def test_out_of_memory_halves_the_batch_and_loses_no_frame(
     error: Callable[[], Exception],

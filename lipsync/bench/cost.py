@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from lipsync.engine.device import arithmetic
 from lipsync.model.wav2lip import FACE_SIDE, MEL_BANDS, MEL_WINDOW, Wav2Lip
 
 _SIDE = {"cuda": 8192, "cpu": 1024}
@@ -49,6 +50,10 @@ def ceilings(device: torch.device) -> dict[str, float]:
     for name, dtype in formats.items():
         a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
         found[f"matmul_{name}_tflops"] = round(2 * side**3 / _seconds(device, lambda: a @ b) / 1e12, 3)  # noqa: B023
+    if device.type == "cuda":
+        with arithmetic("high", exact=False):
+            a, b = (torch.randn(side, side, device=device) for _ in range(2))
+            found["matmul_tf32_tflops"] = round(2 * side**3 / _seconds(device, lambda: a @ b) / 1e12, 3)
     source = torch.randint(0, 255, (_COPY_BYTES[device.type],), dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     found["copy_gb_s"] = round(2 * source.numel() / _seconds(device, lambda: target.copy_(source)) / 1e9, 1)

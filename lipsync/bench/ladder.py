@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -119,21 +122,39 @@ class Ladder:
         left_s = min(self._ends_s - time.monotonic(), _MOST_OF_IT * 60 * self._settings.minutes)
         if left_s < _LEAST_S:
             return self._left_out(label, f"the {self._settings.minutes:g} minutes were over")
-        command = [sys.executable, "-m", "lipsync.bench.child", name]
         started = time.monotonic()
         try:
-            done = subprocess.run(
-                command, input=json.dumps(given), capture_output=True, text=True, timeout=left_s, check=False
-            )
+            output = _run(name, json.dumps(given), timeout_s=left_s)
         except subprocess.TimeoutExpired:
             return self._left_out(label, f"not done within {left_s:.0f} s")
-        if done.returncode:
-            lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        except subprocess.CalledProcessError as error:
+            lines = error.stderr.strip().splitlines() or [f"exit code {error.returncode}"]
             return self._left_out(label, f"it failed: {lines[-1][:300]}")
-        found: Result = json.loads(done.stdout.splitlines()[-1])
+        found: Result = json.loads(output.splitlines()[-1])
         self._tell(f"{label}: {time.monotonic() - started:.0f} s")
         return found
 
     def _left_out(self, label: str, reason: str) -> Result:
         self._tell(f"{label}: not measured: {reason}")
         return {"not_measured": reason}
+
+
+def _run(part: str, given: str, *, timeout_s: float) -> str:
+    """What the part printed. Raises TimeoutExpired and CalledProcessError; no process of its is left."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lipsync.bench.child", part],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # torch's compiler starts processes of its own
+    )
+    try:
+        output, errors = process.communicate(given, timeout=timeout_s)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, part, output, errors)
+    return output

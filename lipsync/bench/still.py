@@ -6,13 +6,14 @@ Layer by layer, without graphs and compiling, beside the same without reuse; the
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lipsync.bench.cost import clock_of, finish
-from lipsync.engine.device import choose_device
+from lipsync.engine.device import arithmetic, choose_device
 from lipsync.model.folding import fold
 from lipsync.model.wav2lip import FACE_SIDE, MEL_BANDS, MEL_WINDOW, Wav2Lip
 
@@ -62,7 +63,8 @@ def _in_turns(ways: dict[str, Callable[[], Tensor]], device: torch.device) -> di
     if device.type == "cpu":
         torch.set_num_threads(1)
     taken: dict[str, list[float]] = {name: [] for name in ways}
-    with torch.inference_mode():
+    kernels = arithmetic("high", exact=False) if device.type == "cuda" else nullcontext()  # the best are searched for
+    with torch.inference_mode(), kernels:
         for n in range(ROUNDS + 2):
             for name, way in ways.items():
                 finish(device)

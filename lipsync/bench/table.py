@@ -34,7 +34,8 @@ def with_shares(result: Result) -> Result:
         if "frames_per_s" in row and first is not None:
             flop_s = row["frames_per_s"] * cost["gflop"] * 1e9
             bytes_s = row["frames_per_s"] * cost["million_values"] * 1e6 * _BYTES[row["precision"]]
-            matmul_s = most[f"matmul_{row['precision']}_tflops"] * 1e12
+            is_tf32 = row["precision"] == "fp32" and row["matmul"] == "high" and "matmul_tf32_tflops" in most
+            matmul_s = most[f"matmul_{'tf32' if is_tf32 else row['precision']}_tflops"] * 1e12
             row |= {
                 "times_first": round(row["frames_per_s"] / first, 2),
                 "of_matmul_percent": round(100 * flop_s / matmul_s, 1),
