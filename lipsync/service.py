@@ -100,7 +100,7 @@ class LipsyncService:
             precision=_precision(device, amp_dtype=amp_dtype, use_fp16=use_fp16, exact=exact),
             batch_size=wav2lip_batch_size,
             compile="auto" if use_compile else False,
-            compile_cache=compile_cache or cache_dir().parent / "compiled",
+            compile_cache=compile_cache or _usual_compile_cache(),
             memory_fraction=memory_fraction,
             exact=exact,
         )
@@ -262,6 +262,13 @@ class LipsyncService:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _usual_compile_cache() -> Path | None:
+    """In the user's cache folder; None, which leaves the choice to torch, where nothing can be written there."""
+    folder = cache_dir().parent / "compiled"
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    return folder if os.access(there, os.W_OK) else None
 
 
 def _load(checkpoint: str | os.PathLike[str] | Wav2Lip | None, *, trust_torchscript: bool) -> tuple[Wav2Lip, str]:
