@@ -23,7 +23,7 @@ from lipsync.bench.row import Order, compare
 from lipsync.bench.rows import CPU_ROWS, CUDA_ORDER, CUDA_ROWS
 from lipsync.bench.still import measure_still
 from lipsync.bench.table import HEAD, ladder_cells, text, with_shares
-from lipsync.errors import EngineError
+from lipsync.errors import EngineError, InvalidOption
 from lipsync.model.seeded import seeded_generator
 from lipsync.model.wav2lip import Wav2Lip
 from tests.engine_cases import NARROW
@@ -150,6 +150,37 @@ def test_what_does_not_fit_into_the_time_is_left_out_and_said() -> None:
         "machine: not measured: the 0.1 minutes were over",
         f"one that fails: not measured: {found['not_measured']}",
     ]
+
+
+def test_an_earlier_result_is_completed_and_another_machines_is_not(
+    narrow: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The parts are stood in for: what is shown is which of them are asked for again."""
+    asked: list[str] = []
+
+    def part(_: Ladder, name: str, given: dict[str, object]) -> dict[str, object]:
+        asked.append(given["row"]["name"] if name == "row" else name)  # type: ignore[index]
+        answers = {
+            "checks": {"holds": True, "found": {}},
+            "machine": {"machine": {"processor": "P", "torch": "T"}, "ceilings": {"matmul_fp32_tflops": 1.0, "matmul_bf16_tflops": 1.0, "copy_gb_s": 1.0}, "cost_per_frame": {"gflop": 1.0, "million_values": 1.0}},
+        }  # fmt: skip
+        slow = asked[-1] in ("cpu 3, bf16", "stages") and "second" not in asked
+        return answers.get(name, {"not_measured": "no time"} if slow else {"frames_per_s": float(len(asked))})
+
+    monkeypatch.setattr(Ladder, "_part", part)
+    settings = Settings(device="cpu", checkpoint=narrow)
+    first = Ladder(settings, tell=lambda _: None).run()
+    asked[:] = ["second"]
+    second = Ladder(settings, tell=lambda _: None, kept=json.loads(json.dumps(first))).run()
+    assert asked == ["second", "checks", "machine", "fp32, exact", "cpu 3, bf16", "stages"]
+    before, after = ({row["name"]: row for row in one["rows"]} for one in (first, second))
+    assert list(before) == list(after) == [row.name for row in CPU_ROWS]
+    assert "not_measured" in before["cpu 3, bf16"] and after["cpu 3, bf16"]["frames_per_s"] > 0
+    assert all(before[name] == after[name] for name in before if name != "cpu 3, bf16")
+    with pytest.raises(InvalidOption, match="another machine"):
+        Ladder(settings, tell=lambda _: None, kept=first | {"machine": {"processor": "Q", "torch": "T"}}).run()
+    with pytest.raises(InvalidOption, match="generator"):
+        Ladder(settings, tell=lambda _: None, kept=first | {"generator": "another"}).run()
 
 
 def test_every_row_is_named_once_and_every_row_that_is_made_is_run() -> None:

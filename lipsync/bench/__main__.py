@@ -10,6 +10,7 @@ from pathlib import Path
 from lipsync.bench.chart import write_chart
 from lipsync.bench.ladder import Ladder, Settings
 from lipsync.bench.table import text
+from lipsync.engine.device import choose_device
 from lipsync.errors import LipsyncError
 
 
@@ -31,6 +32,7 @@ def read_arguments() -> tuple[Settings, Path]:
     parser.add_argument("--frames", type=int, help="in each run of a row; default: 8192 on CUDA, 32 on a CPU")
     parser.add_argument("--seconds", type=float, default=usual.seconds, help="of voice, end to end")
     parser.add_argument("--minutes", type=float, default=usual.minutes, help="what would take longer is left out")
+    parser.add_argument("--resume", action="store_true", help="keep what the folder has, and measure what it lacks")
     parser.add_argument("--only", default="", help="measure only rows whose names hold this, and nothing end to end")
     parser.add_argument("--output", type=Path, default=Path("ladder"), help="folder for the JSON and the chart")
     given = vars(parser.parse_args())
@@ -40,12 +42,14 @@ def read_arguments() -> tuple[Settings, Path]:
 
 def show(settings: Settings, folder: Path, *, as_json: bool) -> None:
     """Measure; write ``ladder_cuda`` or ``ladder_cpu``, .json and .png, into the folder; print table or JSON."""
-    result = Ladder(settings, tell=lambda line: print(line, file=sys.stderr, flush=True)).run()
-    name = "ladder_cpu" if result["device"] == "cpu" else "ladder_cuda"
+    kind = "cpu" if choose_device(settings.device).type == "cpu" else "cuda"
+    path = folder / f"ladder_{kind}.json"
+    kept = json.loads(path.read_text()) if settings.resume and path.exists() else None
+    result = Ladder(settings, tell=lambda line: print(line, file=sys.stderr, flush=True), kept=kept).run()
     folder.mkdir(parents=True, exist_ok=True)
     written = json.dumps(result, indent=2, ensure_ascii=False)
-    (folder / f"{name}.json").write_text(written + "\n")
-    write_chart(result, folder / f"{name}.png")
+    path.write_text(written + "\n")
+    write_chart(result, path.with_suffix(".png"))
     print(written if as_json else text(result))
 
 

@@ -19,7 +19,7 @@ from lipsync.bench.row import Order
 from lipsync.bench.rows import Row, in_order_of_running, rows_for
 from lipsync.bench.table import with_shares
 from lipsync.engine.device import choose_device
-from lipsync.errors import EngineError
+from lipsync.errors import EngineError, InvalidOption
 
 REFERENCE = Row(name="fp32, exact", batch=8, precision="fp32", exact=True)
 _MOST_OF_IT = 0.4
@@ -43,6 +43,8 @@ class Settings:
     runs: int = 3
     minutes: float = 8.0
     """What would take longer is left out, and said to be."""
+    resume: bool = False
+    """Keep what an earlier result in the same folder has, and measure what it lacks."""
     only: str = ""
     """Measure only rows whose names hold this, and nothing end to end."""
 
@@ -54,32 +56,41 @@ Tell = Callable[[str], None]
 class Ladder:
     """Runs part after part and keeps what was found; ``tell`` hears of each."""
 
-    def __init__(self, settings: Settings, *, tell: Tell) -> None:
+    def __init__(self, settings: Settings, *, tell: Tell, kept: Result | None = None) -> None:
+        """``kept`` is an earlier result: what it has is kept, what it lacks is measured."""
         self._settings, self._tell = settings, tell
+        self._kept: Result = kept or {}
         self._device = choose_device(settings.device)
         self._ends_s = time.monotonic() + 60 * settings.minutes
         self._what: Result = {"device": str(self._device), "checkpoint": settings.checkpoint}
 
     def run(self) -> Result:
-        """Everything, as one JSON object. Raises EngineError where the device does not draw what it should."""
+        """Everything, as one JSON object. Raises EngineError where the device does not draw what it should, and
+        InvalidOption where the earlier result is another machine's."""
         started = time.monotonic()
+        asked, kept = self._settings, self._kept
         with tempfile.TemporaryDirectory() as folder:
-            if self._settings.checkpoint is None:
+            if asked.checkpoint is None:
                 path = str(Path(folder) / "seeded.pth")
-                self._what["checkpoint"] = self._part("seeded", {"path": path})["path"]
-            checked = self._part("checks", self._what | {"is_trained": self._settings.checkpoint is not None})
-            if not checked.get("holds"):
+                self._what["checkpoint"] = self._needed("seeded", {"path": path})["path"]
+            checked = self._needed("checks", self._what | {"is_trained": asked.checkpoint is not None})
+            if not checked["holds"]:
                 raise EngineError(f"the engine is not correct on this device, so nothing was measured: {checked}")
-            result = {"checks": checked["found"], "device": str(self._device)} | self._part("machine", self._what)
+            result: Result = {
+                "checks": checked["found"],
+                "device": str(self._device),
+                "generator": asked.checkpoint or "seeded weights at the published widths",
+                "frames_per_run": self._frames,
+                "runs": asked.runs,
+            }
+            result |= self._needed("machine", self._what)
+            if kept:
+                _refuse_another(kept, result)
+                result |= {name: kept[name] for name in ("machine", "ceilings")}
             result["rows"] = self._rows(Path(folder))
-            result["still_face"] = self._part("still", self._what)
-            result["end_to_end"] = self._end_to_end(folder)
-        result |= {
-            "generator": self._settings.checkpoint or "seeded weights at the published widths",
-            "frames_per_run": self._frames,
-            "runs": self._settings.runs,
-            "took_s": round(time.monotonic() - started, 1),
-        }
+            result["still_face"] = _known(kept, "still_face") or self._part("still", self._what)
+            result["end_to_end"] = _known(kept, "end_to_end") or self._end_to_end(folder)
+        result["took_s"] = round(time.monotonic() - started + kept.get("took_s", 0.0), 1)
         return with_shares(result)
 
     @property
@@ -97,9 +108,12 @@ class Ladder:
             started_s=time.time(),
             **self._what,
         )
-        self._part("row", asdict(order))
-        found: dict[str, Result] = {}
-        for row in in_order_of_running(self._device.type):
+        known = {row["name"]: row for row in self._kept.get("rows", []) if "not_measured" not in row}
+        running = [row for row in in_order_of_running(self._device.type) if row.name not in known]
+        if running:
+            self._needed("row", asdict(order))
+        found: dict[str, Result] = dict(known)
+        for row in running:
             if self._settings.only not in row.name:
                 found[row.name] = {"not_measured": "not asked for"}
                 continue
@@ -115,6 +129,14 @@ class Ladder:
             return {"not_measured": "not asked for"}
         given = {"face": asked.face, "audio": asked.audio, "seconds": asked.seconds, "cache": f"{folder}/compiled"}
         return self._part("stages", self._what | given | {"checkpoint": asked.checkpoint})
+
+    def _needed(self, name: str, given: Result) -> Result:
+        found = self._part(name, given)
+        if "not_measured" in found:
+            raise EngineError(
+                f"the ladder cannot go on without {name}, which was not measured: {found['not_measured']}."
+            )
+        return found
 
     def _part(self, name: str, given: Result) -> Result:
         """What that part found, or {"not_measured": why}."""
@@ -137,6 +159,24 @@ class Ladder:
     def _left_out(self, label: str, reason: str) -> Result:
         self._tell(f"{label}: not measured: {reason}")
         return {"not_measured": reason}
+
+
+def _known(kept: Result, name: str) -> Result | None:
+    found: Result = kept.get(name, {"not_measured": ""})
+    return None if "not_measured" in found else found
+
+
+def _refuse_another(kept: Result, now: Result) -> None:
+    """What stands in one table was measured on one machine, with one generator, in one way."""
+    for what in ("device", "generator", "frames_per_run", "runs"):
+        if kept[what] != now[what]:
+            raise InvalidOption(
+                f"the earlier result has {what} {kept[what]}, this one {now[what]}: leave --resume out."
+            )
+    for what in ("processor", "torch", "chip"):
+        before, after = kept["machine"].get(what), now["machine"].get(what)
+        if (before or {}) != (after or {}) and (what != "chip" or before["name"] != after["name"]):
+            raise InvalidOption(f"the earlier result is another machine's ({what} {before}): leave --resume out.")
 
 
 def _run(part: str, given: str, *, timeout_s: float) -> str:

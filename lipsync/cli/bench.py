@@ -22,6 +22,9 @@ def command(
     ] = None,
     seconds: Annotated[float, typer.Option(help="of voice, end to end", min=1, max=600)] = 40.0,
     minutes: Annotated[float, typer.Option(help="what would take longer is left out", min=0.5)] = 8.0,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="keep what the folder has, and measure what it lacks")
+    ] = False,
     only: Annotated[str, typer.Option(help="measure only rows whose names hold this, and nothing end to end")] = "",
     output: Annotated[Path, typer.Option("--output", "-o", help="folder for the JSON and the chart")] = Path("ladder"),
     as_json: AsJson = False,
@@ -39,6 +42,7 @@ def command(
         frames=frames,
         seconds=seconds,
         minutes=minutes,
+        resume=resume,
         only=only,
     )
     show(settings, output, as_json=as_json)
