@@ -20,9 +20,9 @@ from lipsync.model.folding import fold
 from lipsync.model.seeded import seeded_generator
 from lipsync.model.wav2lip import Wav2Lip
 
-BATCHES = (8, 16)
+BATCHES = (8,)
 COMPILED_AT = 8
-ROUNDS = 5
+ROUNDS = 3
 DEFAULT = "folded, channels_last"
 
 Draw = Callable[[], F32]

@@ -198,9 +198,9 @@ def test_shares_and_the_speed_over_the_first_row_are_what_division_gives() -> No
     result = with_shares({
         "rows": [*rows, {"name": "c", "not_measured": "no time"}],
         "cost_per_frame": {"gflop": 8.0, "million_values": 10.0},
-        "ceilings": {"matmul_fp32_tflops": 1.0, "copy_gb_s": 10.0},
-        "machine": {"processor": "P", "cores": 2, "torch": "T", "date": "D"},
-        "device": "cpu", "generator": "G",
+        "ceilings": {"matmul_tf32_tflops": 1.0, "copy_gb_s": 10.0},
+        "machine": {"processor": "P", "cores": 2, "torch": "T", "date": "D", "chip": {"name": "C"}},
+        "device": "cuda:0", "generator": "G",
         "still_face": {"not_measured": "no time"}, "end_to_end": {"not_measured": "no time"},
     })  # fmt: skip
     first, second, third = ladder_cells(result["rows"])

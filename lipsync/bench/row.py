@@ -20,7 +20,7 @@ from lipsync.core import U8, Claim
 from lipsync.engine import Engine, Techniques
 from lipsync.model.wav2lip import MEL_WINDOW, Wav2Lip
 
-LONGEST_SEGMENT = 128
+LONGEST_SEGMENT, SHORTEST_SEGMENT = 128, 8
 REQUESTS = 16
 THREADS_ON_A_CPU = 1
 """One: then the processor's time says what a row costs, however busy the other cores are."""
@@ -125,7 +125,7 @@ def _draw_through_batcher(engine: Engine, given: Arguments) -> U8:
     from lipsync.batcher import FrameBatcher
 
     crops, index, mel, starts = given
-    length = max(1, min(LONGEST_SEGMENT, len(index) // REQUESTS))
+    length = min(LONGEST_SEGMENT, max(SHORTEST_SEGMENT, len(index) // REQUESTS))
     segments = [slice(at, at + length) for at in range(0, len(index), length)]
     patches = np.empty((len(index), *crops.shape[1:]), np.uint8)
 

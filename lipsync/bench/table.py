@@ -25,24 +25,31 @@ _BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
 def with_shares(result: Result) -> Result:
-    """The same with each row's speed over the first's, and its share of the machine's ceilings: of the matrix product
-    in its number format, and of the copy if each layer read and wrote by itself."""
+    """The same with each row's speed over the first's, and its share of the chip's ceilings: of the matrix product in
+    its number format, and of the copy if each layer read and wrote by itself. On a CPU there are no shares: torch's
+    matrix product can be slower there than its convolutions, so it is no ceiling."""
     cost, most = result["cost_per_frame"], result["ceilings"]
     first = next((row["frames_per_s"] for row in result["rows"] if "frames_per_s" in row), None)
     rows = []
     for row in result["rows"]:
+        derived: Result = {}
         if "frames_per_s" in row and first is not None:
-            flop_s = row["frames_per_s"] * cost["gflop"] * 1e9
-            bytes_s = row["frames_per_s"] * cost["million_values"] * 1e6 * _BYTES[row["precision"]]
-            is_tf32 = row["precision"] == "fp32" and row["matmul"] == "high" and "matmul_tf32_tflops" in most
-            matmul_s = most[f"matmul_{'tf32' if is_tf32 else row['precision']}_tflops"] * 1e12
-            row |= {
-                "times_first": round(row["frames_per_s"] / first, 2),
-                "of_matmul_percent": round(100 * flop_s / matmul_s, 1),
-                "of_copy_percent": round(100 * bytes_s / (most["copy_gb_s"] * 1e9), 1),
-            }
-        rows.append(row)
+            derived = {"times_first": round(row["frames_per_s"] / first, 2)}
+            if result["device"] != "cpu":
+                derived |= _shares(row, cost, most)
+        rows.append(row | derived)
     return result | {"rows": rows}
+
+
+def _shares(row: Result, cost: Result, most: Result) -> Result:
+    is_tf32 = row["precision"] == "fp32" and row["matmul"] == "high"
+    flop_s = row["frames_per_s"] * cost["gflop"] * 1e9
+    bytes_s = row["frames_per_s"] * cost["million_values"] * 1e6 * _BYTES[row["precision"]]
+    matmul_s = most[f"matmul_{'tf32' if is_tf32 else row['precision']}_tflops"] * 1e12
+    return {
+        "of_matmul_percent": round(100 * flop_s / matmul_s, 1),
+        "of_copy_percent": round(100 * bytes_s / (most["copy_gb_s"] * 1e9), 1),
+    }
 
 
 def ladder_cells(rows: list[Result]) -> Iterator[Cells]:
@@ -61,8 +68,8 @@ def ladder_cells(rows: list[Result]) -> Iterator[Cells]:
             f"{row['device_peak_gb']} GB" if "device_peak_gb" in row else f"{row['process_peak_mb']} MB",
             "equal" if row["largest_difference"] == 0 else f"{row['psnr_db']}",
             f"{row['largest_difference']}",
-            f"{row['of_matmul_percent']} %",
-            f"{row['of_copy_percent']} %",
+            f"{row['of_matmul_percent']} %" if "of_matmul_percent" in row else "–",
+            f"{row['of_copy_percent']} %" if "of_copy_percent" in row else "–",
         )
 
 
