@@ -75,6 +75,7 @@ def test_where_torch_cannot_compile_the_network_runs_layer_by_layer_and_says_so(
     drawn = engine.generate(*given)
     assert np.array_equal(drawn, make(model).generate(*given))
     assert engine.healthy and engine.counts.out_of_memory == 0
+    assert not engine.info.compiled
     assert len(engine.notes) == 1 and "runs uncompiled" in engine.notes[0]
     assert engine.notes[0] in caplog.text
 

@@ -204,6 +204,11 @@ def test_after_repeated_rescues_the_engine_switches_over_and_says_why(
     drawn = engine.generate(*marked(8, bad=3))
     assert np.array_equal(drawn, make(model, precision="bf16").generate(*marked(8, bad=3)))
     assert engine.counts.redone == redone and len(engine.notes) == 1
+    monkeypatch.setattr(OverflowingModel, "broken", (torch.float16, torch.bfloat16))
+    for _ in range(SWITCH_AFTER_CALLS):
+        assert engine.info.precision == "bf16", "what was counted in fp16 does not count in bf16"
+        engine.generate(*marked(8, bad=1))
+    assert engine.info.precision == "fp32" and len(engine.notes) == 2
 
 
 def test_an_engine_that_rarely_has_to_redo_a_frame_stays_as_it_is(

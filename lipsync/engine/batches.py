@@ -42,6 +42,11 @@ class Batches:
         self.notes: list[str] = []
         self.fault: str | None = None
 
+    @property
+    def is_compiled(self) -> bool:
+        """False also where it was asked for and failed."""
+        return self._compiled is not None
+
     def ceiling(self, precision: Precision) -> int:
         """The batch that memory was found to hold."""
         return self._ceilings[precision]

@@ -102,11 +102,12 @@ class Engine:
             matmul=float32_matmul_precision,
         )
         self._switching = threading.Lock()
+        self._before = EngineCounts()  # when the engine last switched over
         self._warm_up_s: dict[int, float] = {}
 
     @property
     def info(self) -> EngineInfo:
-        return self._info
+        return replace(self._info, compiled=self._info.compiled and self._batches.is_compiled)
 
     @property
     def counts(self) -> EngineCounts:
@@ -190,13 +191,15 @@ class Engine:
 
     def _consider_switching(self, first: Precision, safer: Precision) -> None:
         with self._switching:
-            done = self._tally.counts
-            repeated = done.rescued_calls >= SWITCH_AFTER_CALLS and done.redone >= SWITCH_AT_SHARE * done.frames
+            done, before = self._tally.counts, self._before
+            calls, redone = done.rescued_calls - before.rescued_calls, done.redone - before.redone
+            repeated = calls >= SWITCH_AFTER_CALLS and redone >= SWITCH_AT_SHARE * (done.frames - before.frames)
             if not repeated or self._info.precision != first:
                 return
+            self._before = done
             self._info = replace(self._info, precision=safer, compiled=False)
             self._batches.note(
-                f"frames are drawn in {safer} from now on, uncompiled: {done.rescued_calls} calls had frames that came "
+                f"frames are drawn in {safer} from now on, uncompiled: {calls} calls had frames that came "
                 f"out as NaN or infinite in {first} and finite in {safer}. Start with precision {safer} to have it at "
                 "full speed, and check the checkpoint: its weights reach the end of the range."
             )
