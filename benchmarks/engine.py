@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import os
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +22,8 @@ from lipsync.model.seeded import seeded_generator
 from lipsync.model.wav2lip import Wav2Lip
 
 BATCHES = (8,)
-COMPILED_AT = 8
+QUICK = os.environ.get("BENCH_QUICK") == "1"
+"""Without the compiled ways, which take minutes to compile."""
 ROUNDS = 3
 DEFAULT = "folded, channels_last"
 
@@ -33,7 +35,8 @@ def main() -> None:
     model = seeded_generator(0)
     cases = [case for batch in BATCHES for case in compare(model, fold(model), batch)]
     versions = {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__}
-    print(json.dumps({"threads": 1, "rounds": ROUNDS, "versions": versions, "default": DEFAULT, "cases": cases}))
+    how = {"threads": 1, "rounds": ROUNDS, "versions": versions, "default": DEFAULT}
+    print(json.dumps(how | {"left_out": "compiled" if QUICK else "nothing", "cases": cases}))
 
 
 def compare(model: Wav2Lip, folded: Wav2Lip, batch: int) -> list[dict[str, Any]]:
@@ -49,13 +52,11 @@ def compare(model: Wav2Lip, folded: Wav2Lip, batch: int) -> list[dict[str, Any]]
         DEFAULT: eager(folded, mel, faces, memory_format=torch.channels_last),
         "onnxruntime": runtime(model, mel, faces),
     }
-    if batch == COMPILED_AT:
-        last = {"memory_format": torch.channels_last}
-        ways |= {
-            f"{DEFAULT}, compiled": eager(folded, mel, faces, compiled=True, **last),
-            f"{DEFAULT}, bf16": eager(folded, mel, faces, dtype=torch.bfloat16, **last),
-            f"{DEFAULT}, bf16, compiled": eager(folded, mel, faces, dtype=torch.bfloat16, compiled=True, **last),
-        }
+    last: dict[str, Any] = {"memory_format": torch.channels_last}
+    ways[f"{DEFAULT}, bf16"] = eager(folded, mel, faces, dtype=torch.bfloat16, **last)
+    if not QUICK:
+        ways[f"{DEFAULT}, compiled"] = eager(folded, mel, faces, compiled=True, **last)
+        ways[f"{DEFAULT}, bf16, compiled"] = eager(folded, mel, faces, dtype=torch.bfloat16, compiled=True, **last)
     exact = ways["plain"]()
     assert exact.std() * 255 >= 40, "weights that draw grey would show nothing"
     drawn = {name: way() for name, way in ways.items()}
