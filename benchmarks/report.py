@@ -239,8 +239,8 @@ def engine(result: Result) -> str:
 CPU milliseconds per frame of the full-size generator on {result["threads"]} thread, by how it is laid out, the least of
 {result["rounds"]} rounds that take turns; torch {versions["torch"]}, onnxruntime {versions["onnxruntime"]}. The default
 on a CPU is {result["default"]}; why it is neither compiled nor in bf16: [the decision](decisions/engine-on-a-cpu.md).
-Left out: {result["left_out"]}. Differences are from the plain network, in levels of 255, and how many samples are another
-level after truncation.
+Left out: {result["left_out"]}. Differences are from the plain network, in levels of 255, and how many samples are
+another level after truncation.
 Targets for the default: at least {ONNX_TARGET} times as fast as onnxruntime (measured: {least},
 {verdict(-least, -ONNX_TARGET)}), at most {DIFFERENT_TARGET} % of samples another level (measured: {worst},
 {verdict(worst, DIFFERENT_TARGET)}).

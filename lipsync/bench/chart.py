@@ -36,7 +36,7 @@ def draw_chart(result: Result) -> U8:
     rows = result["rows"]
     height = _TOP + _LINE * len(rows) + 40
     canvas = np.full((height * _FINE, _WIDTH * _FINE, 3), 255, np.uint8)
-    on = "CPU" if result["device"] == "cpu" else result["machine"]["chip"]["name"]
+    on = "one thread of a CPU" if result["device"] == "cpu" else result["machine"]["chip"]["name"]
     _write(canvas, f"Generator alone, on {on}: frames a second", (20, 32), size=0.62, thick=2)
     _write(canvas, where(result) + "; " + result["machine"]["date"], (20, 56), size=0.42, ink=_FAINT)
     measured = [row for row in rows if "frames_per_s" in row]
