@@ -112,7 +112,7 @@ def end_to_end(found: Result) -> Iterator[str]:
     if "not_measured" in found:
         yield f"end to end: not measured: {found['not_measured']}"
         return
-    yield f"end to end, {found['seconds']:g} s of voice, checkpoint {found['checkpoint']}"
+    yield f"end to end, {found['seconds']} s of voice, checkpoint {found['checkpoint']}"
     for case in found["cases"]:
         yield (
             f"  {case['face']}, {case['state']}: {case['total_s']} s, real-time factor {case['real_time_factor']}, "
