@@ -105,8 +105,8 @@ The generator alone, arrays in the host's memory to arrays in the host's memory,
 first rows are the steps that the original names, the others take one technique of ours each. PSNR and the largest
 difference (levels of 255) are those of the patches from the plain network's in fp32 on the same device. Shares are of
 what the same run measured for a large matrix product in that format, and for a large copy if each layer read and wrote
-its maps by itself. On a CPU one thread computes, and seconds are the processor's own: others' work shows less;
-there are no shares, because torch's matrix product can be slower there than its convolutions.
+its maps by itself. On a CPU one thread computes, and seconds are the processor's own but for
+the start; there are no shares, because torch's matrix product can be slower there than its convolutions.
 """
 
 
