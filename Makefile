@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 REPORTING := RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S=1 RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S=1
 PROXY_haproxy := RAY_SERVE_ENABLE_HA_PROXY=1 RAY_SERVE_THROUGHPUT_OPTIMIZED=1
 
-.PHONY: demo serve test check fix bench demo-model clean
+.PHONY: demo serve test check fix bench bench-gpu demo-model clean
 
 demo: $(STAMP)                ## make demo.mp4 and its contact sheet from the packaged face and voice
 	$(BIN)/lipsync demo --output demo.mp4 --sheet demo.png
@@ -36,6 +36,10 @@ demo-model: $(STAMP)          ## make the packaged faces, voices and generator f
 
 bench: $(STAMP)               ## measure, and write docs/benchmarks.json and docs/benchmarks.md
 	$(BIN)/python -m benchmarks
+
+# Not in .venv: a machine with a GPU brings a torch of its own, and nothing else is needed.
+bench-gpu:                    ## check and measure the engine on a CUDA device: 8 minutes at most
+	$(PYTHON) -m lipsync.bench --device cuda --minutes 7.5 --output docs/benchmarks $(BENCH_ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info demo.mp4 demo.png

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import SECTIONS, page
+from benchmarks.report import SECTIONS, page, read_ladders
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "benchmarks.json"
@@ -54,7 +54,7 @@ def main() -> None:
             "took_s": round(time.perf_counter() - started, 1),
         }
         RESULTS.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n")
-        PAGE.write_text(page(results))
+        PAGE.write_text(page(results, read_ladders()))
 
 
 if __name__ == "__main__":

@@ -8,12 +8,10 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-import cv2
 import numpy as np
 
-from lipsync.core import U8
+from lipsync.bench import media
 from lipsync.faces.detector import Detector, create_detector
-from lipsync.packaged import demo_face
 from lipsync.weights import find
 
 
@@ -31,27 +29,13 @@ def detectors() -> list[Detector]:
 
 def still(width: int, height: int) -> bytes:
     """The packaged face as a JPEG of that size."""
-    return bytes(cv2.imencode(".jpg", _face(width, height), [cv2.IMWRITE_JPEG_QUALITY, 95])[1])
+    return media.still(media.resized(media.read_face(None), width, height))
 
 
 def moving(width: int, height: int, *, frames: int, gop: int, fps: int = 25, noise: float = 3.0) -> bytes:
-    """The packaged face swaying and breathing before a slightly noisy camera, H.264 crf 18.
-
-    ``noise`` is its standard deviation in levels of 255.
-    """
-    picture = _face(width, height)
-    grain = np.random.default_rng(0).normal(0, noise, (8, height, width, 1)).astype(np.float32)
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=fps)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.codec_context.gop_size = gop
-        stream.options = {"preset": "veryfast", "crf": "18", "x264-params": f"scenecut=0:keyint={gop}:min-keyint={gop}"}
-        for n in range(frames):
-            moved = _move(picture, n, grain[n % 8])
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(moved, format="bgr24")))
-        container.mux(stream.encode())
-    return buffer.getvalue()
+    """The packaged face before a camera; see ``lipsync.bench.media.moving``."""
+    picture = media.resized(media.read_face(None), width, height)
+    return media.moving(picture, frames=frames, gop=gop, fps=fps, noise=noise)
 
 
 def repeated(mp4: bytes, times: int) -> bytes:
@@ -91,18 +75,3 @@ def wav(samples: np.ndarray, sample_rate_hz: int = 16_000) -> bytes:
         file.setframerate(sample_rate_hz)
         file.writeframes((samples * 32767).astype("<i2").tobytes())
     return buffer.getvalue()
-
-
-def _face(width: int, height: int) -> U8:
-    picture = cv2.imdecode(np.frombuffer(demo_face(), np.uint8), cv2.IMREAD_COLOR)
-    return np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
-
-
-def _move(picture: U8, n: int, noise: np.ndarray) -> U8:
-    height, width = picture.shape[:2]
-    zoom = 1.04 + 0.03 * np.sin(n / 40)
-    x, y = 0.015 * width * np.sin(n / 25), 0.01 * height * np.sin(n / 17)
-    turn = cv2.getRotationMatrix2D((width / 2, height / 2), 1.5 * np.sin(n / 31), zoom)
-    turn[:, 2] += (x, y)
-    moved = cv2.warpAffine(picture, turn, (width, height), borderMode=cv2.BORDER_REPLICATE)
-    return np.clip(moved + noise, 0, 255).astype(np.uint8)

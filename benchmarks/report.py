@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
+
+from lipsync.bench.rows import rows_for
+from lipsync.bench.table import HEAD, end_to_end, ladder_cells, still_face, where
 
 Result = dict[str, Any]
 
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+LADDERS = {kind: DOCS / "benchmarks" / f"ladder_{kind}.json" for kind in ("cuda", "cpu")}
 MEMORY_TARGET_MB = 100
 DECODING_TARGET = 2.2
 STILL_TARGET = 1.3
@@ -15,6 +22,8 @@ FIRST_SHARE = 64
 FILL_TARGET = 0.97
 WAIT_TARGET = 2.5
 SCHEDULING_TARGET = 1
+ONNX_TARGET = 1.0
+DIFFERENT_TARGET = 0.3
 
 INTRODUCTION = """# Benchmarks
 
@@ -25,9 +34,16 @@ busy, so what is compared was measured in turns within one run, and ratios say m
 """
 
 
-def page(results: Result) -> str:
-    """The whole page, a section for each measurement that the results hold."""
+def read_ladders() -> dict[str, Result]:
+    """The ladders that were measured and committed, by the kind of device."""
+    return {kind: json.loads(path.read_text()) for kind, path in LADDERS.items() if path.exists()}
+
+
+def page(results: Result, ladders: dict[str, Result] | None = None) -> str:
+    """The whole page: the ladders, if given, and a section for each measurement that the results hold."""
     parts = [INTRODUCTION]
+    if ladders is not None:
+        parts.append(ladder(ladders))
     for name, section in SECTIONS.items():
         if name in results:
             parts.append(section(results[name]) + "\n" + measured_on(results[name]))
@@ -48,6 +64,50 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def verdict(value: float, target: float) -> str:
     return "holds" if value <= target else "**does not hold**"
+
+
+def ladder(found: dict[str, Result]) -> str:
+    """The generator by itself, row by row, and then end to end; never both in one table."""
+    parts = [_LADDER_HEAD]
+    for kind, title in (("cuda", "On a GPU"), ("cpu", "On a CPU, which is not what the ladder is for")):
+        parts.append(f"### {title}\n")
+        if kind not in found:
+            parts.append("Not measured: no such device was at hand. `make bench-gpu` measures these rows:\n")
+            parts.append(table(("row", ""), [(row.name, row.not_made or "not measured") for row in rows_for(kind)]))
+            continue
+        parts.append(_ladder_of(kind, found[kind]))
+    return "\n".join(parts)
+
+
+def _ladder_of(kind: str, result: Result) -> str:
+    most, cost = result["ceilings"], result["cost_per_frame"]
+    ceilings = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in most.items())
+    stages = "\n".join(f"* {line.strip()}" for line in end_to_end(result["end_to_end"]))
+    machine, runs = result["machine"], f"{result['runs']} runs of {result['frames_per_run']} frames"
+    return f"""{where(result)}; {machine["date"]}, load {machine["load"]}, took {result["took_s"]} s.
+Generator: {result["generator"]}, {cost["gflop"]} GFLOP a frame; {runs}
+or the next multiple of the batch. Ceilings: {ceilings}.
+
+![the ladder](benchmarks/ladder_{kind}.png)
+
+{table(HEAD, ladder_cells(result["rows"]))}
+A still face's features computed once: {still_face(result["still_face"])}.
+
+End to end:
+
+{stages}
+"""
+
+
+_LADDER_HEAD = """## The ladder
+
+The generator alone, arrays in the host's memory to arrays in the host's memory, each row in a process of its own; the
+first rows are the steps that the original names, the others take one technique of ours each. PSNR and the largest
+difference (levels of 255) are those of the patches from the plain network's in fp32 on the same device. Shares are of
+what the same run measured for a large matrix product in that format, and for a large copy if each layer read and wrote
+its maps by itself. On a CPU one thread computes, and seconds are the processor's own but for
+the start; there are no shares, because torch's matrix product can be slower there than its convolutions.
+"""
 
 
 def memory(result: Result) -> str:
@@ -159,18 +219,33 @@ run costs, and what the next one does. Wall time is that of a machine with other
 
 def engine(result: Result) -> str:
     rows = [
-        (case["batch"], case["way"], case["ms"], case["times_plain"], case["max_difference_levels"])
+        (
+            case["batch"],
+            case["way"],
+            case["ms"],
+            case["times_plain"],
+            case["times_onnxruntime"],
+            case["max_difference_levels"],
+            case["different_percent"],
+        )
         for case in result["cases"]
     ]
     versions = result["versions"]
+    least = min(case["times_onnxruntime"] for case in result["cases"] if case["way"] == result["default"])
+    worst = max(case["different_percent"] for case in result["cases"] if case["way"] == result["default"])
+    head = "batch", "way", "ms", "times plain", "times onnxruntime", "largest difference", "other after truncation, %"
     return f"""## Engine
 
 CPU milliseconds per frame of the full-size generator on {result["threads"]} thread, by how it is laid out, the least of
 {result["rounds"]} rounds that take turns; torch {versions["torch"]}, onnxruntime {versions["onnxruntime"]}. The default
-on a CPU is the folded one in channels_last. The difference is the largest of any sample from the plain one's, in levels
-of 255. No target.
+on a CPU is {result["default"]}; why it is neither compiled nor in bf16: [the decision](decisions/engine-on-a-cpu.md).
+Left out: {result["left_out"]}. Differences are from the plain network, in levels of 255, and how many samples are
+another level after truncation.
+Targets for the default: at least {ONNX_TARGET} times as fast as onnxruntime (measured: {least},
+{verdict(-least, -ONNX_TARGET)}), at most {DIFFERENT_TARGET} % of samples another level (measured: {worst},
+{verdict(worst, DIFFERENT_TARGET)}).
 
-{table(("batch", "way", "ms", "times as fast as plain", "largest difference"), rows)}"""
+{table(head, rows)}"""
 
 
 def b_frames(result: Result) -> str:
@@ -227,3 +302,12 @@ SECTIONS: dict[str, Callable[[Result], str]] = {
     "batcher": batcher,
     "fresh": fresh,
 }
+
+
+def main() -> None:
+    """Write the page anew from what is committed."""
+    (DOCS / "benchmarks.md").write_text(page(json.loads((DOCS / "benchmarks.json").read_text()), read_ladders()))
+
+
+if __name__ == "__main__":
+    main()

@@ -211,6 +211,7 @@ def readme() -> str:
         ("options", _table(Options)),
         ("figures", figures_table(figures)),
         ("fresh", fresh_line(figures)),
+        ("ladder", ladder_chart()),
     ):
         begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
         head, rest = text.split(begin, 1)
@@ -260,6 +261,19 @@ def fresh_line(figures: dict[str, Any]) -> str:
         f"From a fresh clone, installing included: `make demo` {demo_min:.1f} minutes, then `make test` "
         f"{test_min:.1f} minutes ({machine['cores']} cores, {machine['processor']}; packages from a mirror nearby)."
     )
+
+
+def ladder_chart() -> str:
+    """The ladder's picture, of the GPU if there is one."""
+    folder = DOCS / "benchmarks"
+    if (folder / "ladder_cuda.png").exists():
+        return "![The ladder on a GPU: frames a second by technique](docs/benchmarks/ladder_cuda.png)"
+    if (folder / "ladder_cpu.png").exists():
+        return (
+            "![The ladder on a CPU: frames a second by technique](docs/benchmarks/ladder_cpu.png)\n\n"
+            "This is a CPU, one thread of it, and not what the ladder is for; its rows for a GPU are not measured yet."
+        )
+    return "The ladder of techniques: not measured yet."
 
 
 PAGES = {

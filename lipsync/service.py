@@ -35,7 +35,7 @@ from lipsync.plan import Tuning
 from lipsync.sink import FrameSink, Tee
 from lipsync.voice.mel import warm_up as warm_up_mel
 from lipsync.voice.voice import Waveform
-from lipsync.weights import default_checkpoint
+from lipsync.weights import cache_dir, default_checkpoint
 
 
 class Stats(TypedDict):
@@ -56,11 +56,14 @@ class LipsyncService:
 
     Without ``checkpoint_path`` the packaged default is used; a ``Wav2Lip`` module that is already built will do too.
     ``device`` is "auto" (CUDA where there is one), "cuda", "cuda:1" or "cpu". ``use_fp16``, ``amp_dtype`` and
-    ``use_compile`` act on CUDA; a CPU computes in fp32. ``wav2lip_batch_size`` defaults to 512 on CUDA and to what
-    measured best on a CPU. ``workers`` threads (one per core) do the CPU work. ``yunet_path`` defaults to the file
-    that was pulled, if any. ``cache_entries`` bounds what is remembered of face inputs, by content and options, never
-    by file name. ``meters`` gets the metrics, for example ``PrometheusMeters(registry)``; the queue and the device's
-    load are shown as of the last batch.
+    ``use_compile`` act on CUDA, where every batch shape is compiled and run once before the service is ready: minutes
+    at the first start, then kept in ``compile_cache`` (default: ``lipsync/compiled`` in the user's cache folder). A CPU
+    computes in fp32, or in bf16 if ``amp_dtype`` says so. ``memory_fraction`` bounds this process's share of a CUDA
+    device's memory. ``wav2lip_batch_size`` defaults to 512 on CUDA and to what measured best on a CPU. ``workers``
+    threads (one per core) do the CPU work. ``yunet_path`` defaults to the file that was pulled, if any.
+    ``cache_entries`` bounds what is remembered of face inputs, by content and options, never by file name. ``meters``
+    gets the metrics, for example ``PrometheusMeters(registry)``; the queue and the device's load are shown as of the
+    last batch.
 
     Raises CheckpointError and its kin, DeviceUnavailable.
     """
@@ -75,6 +78,8 @@ class LipsyncService:
         amp_dtype: Literal["fp16", "bf16"] = "fp16",
         use_fp16: bool = True,
         use_compile: bool = True,
+        compile_cache: str | os.PathLike[str] | None = None,
+        memory_fraction: float | None = None,
         exact: bool = False,
         trust_torchscript: bool = False,
         yunet_path: str | os.PathLike[str] | None = None,
@@ -92,14 +97,18 @@ class LipsyncService:
         self.engine = Engine(
             model,
             device=device,
-            precision=_precision(device, amp_dtype=amp_dtype, use_fp16=use_fp16),
+            precision=_precision(device, amp_dtype=amp_dtype, use_fp16=use_fp16, exact=exact),
             batch_size=wav2lip_batch_size,
             compile="auto" if use_compile else False,
+            compile_cache=compile_cache or _usual_compile_cache(),
+            memory_fraction=memory_fraction,
             exact=exact,
         )
         meters = meters or NoMeters()
         self._request_meter, self._batch_meter = RequestMeter(meters), BatchMeter(meters)
         self._generator = FrameBatcher(self.engine, on_batch=self._on_batch)
+        if self.engine.info.device != "cpu":  # there a first pass costs what every pass costs
+            self._generator.on_device(self.engine.warm_up).result()
         warm_up_mel()
         self.stages = LocalStages(
             self._generator,
@@ -255,6 +264,13 @@ class LipsyncService:
         self.close()
 
 
+def _usual_compile_cache() -> Path | None:
+    """In the user's cache folder; None, which leaves the choice to torch, where nothing can be written there."""
+    folder = cache_dir().parent / "compiled"
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    return folder if os.access(there, os.W_OK) else None
+
+
 def _load(checkpoint: str | os.PathLike[str] | Wav2Lip | None, *, trust_torchscript: bool) -> tuple[Wav2Lip, str]:
     if isinstance(checkpoint, Wav2Lip):
         return checkpoint, "a generator built by the caller"
@@ -272,10 +288,14 @@ async def _next(source: AsyncGenerator[bytes, None]) -> bytes | None:
     return await anext(source, None)
 
 
-def _precision(device: str, *, amp_dtype: Literal["fp16", "bf16"], use_fp16: bool) -> Precision | Literal["auto"]:
-    if choose_device(device).type != "cuda":
+def _precision(
+    device: str, *, amp_dtype: Literal["fp16", "bf16"], use_fp16: bool, exact: bool
+) -> Precision | Literal["auto"]:
+    if exact:
         return "auto"
-    return amp_dtype if use_fp16 else "fp32"
+    if choose_device(device).type == "cuda":
+        return amp_dtype if use_fp16 else "fp32"
+    return "bf16" if use_fp16 and amp_dtype == "bf16" else "auto"
 
 
 def _voice_source(audio: Source | None, waveform: F32 | None, sample_rate_hz: int | None) -> Source | Waveform:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks import report
+from lipsync.bench.rows import CPU_ROWS, CUDA_ROWS
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 NUMBER = re.compile(r"\d+(?:\.\d+)*")
@@ -19,6 +20,11 @@ NUMBER = re.compile(r"\d+(?:\.\d+)*")
 @pytest.fixture(scope="module")
 def results() -> dict[str, Any]:
     return json.loads((DOCS / "benchmarks.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def ladders() -> dict[str, Any]:
+    return report.read_ladders()
 
 
 def said(value: Any) -> Iterator[str]:
@@ -31,22 +37,30 @@ def said(value: Any) -> Iterator[str]:
         yield from NUMBER.findall(str(value))
 
 
-def test_the_page_is_made_from_the_results(results):
-    assert (DOCS / "benchmarks.md").read_text() == report.page(results)
+def test_the_page_is_made_from_the_results(results, ladders):
+    assert (DOCS / "benchmarks.md").read_text() == report.page(results, ladders)
 
 
-def test_every_figure_on_the_page_stands_in_the_results_or_is_a_target(results):
+def test_every_figure_on_the_page_stands_in_the_results_or_is_a_target(results, ladders):
     known = {number for section in report.SECTIONS if section in results for number in said(results[section])}
     known |= {str(value) for name, value in vars(report).items() if name.isupper() and isinstance(value, int | float)}
     known |= {"1080", "255"}  # the clips' size, and the levels of a sample
-    text = re.sub(r"\]\([^)]*\)", "", report.page(results))
+    known |= {number for result in ladders.values() for number in said(result)}
+    known |= {number for row in CUDA_ROWS for number in NUMBER.findall(row.name)}
+    text = re.sub(r"\]\([^)]*\)", "", report.page(results, ladders))
     unknown = [number for number in NUMBER.findall(text) if number not in known]
     assert not unknown
 
 
-def test_every_measurement_is_on_the_page(results):
+def test_every_measurement_is_on_the_page(results, ladders):
     assert set(results) <= set(report.SECTIONS)
-    assert report.page(results).count("\n## ") == len(results) > 0
+    assert report.page(results, ladders).count("\n## ") == len(results) + 1 > 1
+
+
+def test_a_ladder_that_was_not_measured_says_so_row_by_row():
+    section = report.ladder({})
+    assert section.count("not measured |") == len([row for row in CUDA_ROWS + CPU_ROWS if row.not_made is None])
+    assert not re.search(r"\d frames/s|\d GB", section)
 
 
 def test_a_target_that_is_missed_is_said_so():

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from lipsync.core import U8
-from lipsync.engine import Engine
+from lipsync.engine import Engine, Techniques
 from lipsync.engine.buckets import choose_buckets, next_batch
 from lipsync.engine.device import arithmetic, choose_precision
+from lipsync.engine.info import PLAIN
 from lipsync.errors import DeviceUnavailable, InputError, InvalidOption, NonFiniteAudio
 from lipsync.model.seeded import seeded_generator
 from lipsync.model.wav2lip import Wav2Lip, Widths
@@ -71,6 +72,21 @@ def test_exact_equals_an_independent_computation_frame_by_frame(model: Wav2Lip) 
     drawn = make(model, exact=True, batch_size=1, buckets=[1]).generate(crops, index, mel, starts)
     for i in range(5):
         assert np.array_equal(drawn[i : i + 1], draw_by_hand(model, crops, index[i : i + 1], mel, starts[i : i + 1]))
+
+
+@pytest.mark.parametrize(
+    "techniques", [Techniques(folded=False), Techniques(channels_last=False), Techniques()], ids=str
+)
+def test_each_technique_alone_is_within_one_level_of_exact(techniques: Techniques, model: Wav2Lip) -> None:
+    given = arguments(8)
+    exact = make(model, exact=True).generate(*given).astype(int)
+    fast = make(model, techniques=techniques).generate(*given).astype(int)
+    assert np.abs(exact - fast).max() <= 1 and (exact != fast).mean() <= 0.003
+
+
+def test_without_any_technique_the_network_is_the_exact_one_on_a_cpu(model: Wav2Lip) -> None:
+    given = arguments(8)
+    assert np.array_equal(make(model, exact=True).generate(*given), make(model, techniques=PLAIN).generate(*given))
 
 
 @pytest.mark.parametrize("widths", [NARROW, Widths()], ids=["narrow", "published"])
@@ -160,8 +176,9 @@ def test_warm_up_runs_every_bucket_once() -> None:
     CountingModel.sizes.clear()
     engine = make(CountingModel(NARROW), batch_size=10, buckets=[2, 4])
     assert engine.warm_up() > 0
-    assert CountingModel.sizes == [2, 4, 10]
+    assert CountingModel.sizes == [10, 4, 2], "the largest first, whose memory the others can use"
     assert engine.info.buckets == (2, 4, 10)
+    assert sorted(engine.warm_up_s) == [2, 4, 10] and all(spent > 0 for spent in engine.warm_up_s.values())
     assert engine.counts.frames == 0
 
 
@@ -312,6 +329,8 @@ def test_precision_is_half_on_cuda_and_full_where_exact() -> None:
         ({"buckets": [0, 4]}, "buckets must lie between"),
         ({"threads": 0}, "threads must be at least 1"),
         ({"float32_matmul_precision": "medium"}, "float32_matmul_precision must be"),
+        ({"techniques": Techniques(), "exact": True}, "without techniques"),
+        ({"memory_fraction": 0.5}, "memory of a CUDA device"),
     ],
 )
 def test_options_that_contradict_are_refused(options: dict[str, Any], sentence: str, model: Wav2Lip) -> None:

@@ -10,6 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from lipsync.engine.engine import SWITCH_AFTER_CALLS
+from lipsync.engine.frames import Frames
+from lipsync.engine.runner import CpuRunner, Pending, Run
 from lipsync.errors import DeviceOutOfMemory, EngineError, NonFiniteOutput
 from lipsync.model.seeded import seeded_generator
 from lipsync.model.wav2lip import Wav2Lip
@@ -33,6 +36,12 @@ class CrampedModel(Wav2Lip):
         return super().forward(mel, faces)
 
 
+def while_recording() -> RuntimeError:
+    error = RuntimeError("CUDA error: operation failed due to a previous error during capture")
+    error.__context__ = torch.OutOfMemoryError("CUDA out of memory.")
+    return error
+
+
 @pytest.fixture
 def cramped(model: Wav2Lip, monkeypatch: pytest.MonkeyPatch) -> type[CrampedModel]:
     monkeypatch.setattr(CrampedModel, "fits", 5)
@@ -52,8 +61,9 @@ def like(kind: type[Wav2Lip], model: Wav2Lip) -> Wav2Lip:
         lambda: RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
         lambda: RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"),
         MemoryError,
+        lambda: while_recording(),
     ],
-    ids=["cuda allocator", "cpu allocator", "cublas", "python"],
+    ids=["cuda allocator", "cpu allocator", "cublas", "python", "while a graph is recorded"],
 )
 def test_out_of_memory_halves_the_batch_and_loses_no_frame(
     error: Callable[[], Exception],
@@ -165,3 +175,140 @@ def test_a_poisoned_device_is_reported_and_never_used_again() -> None:
     with pytest.raises(EngineError, match="the device failed before"):
         engine.generate(*arguments(3))
     assert FailingModel.calls == [8]
+
+
+# Switching over.
+
+
+def marked(count: int, bad: int) -> Any:
+    """Arguments of which the first frames are marked to overflow."""
+    crops, _, mel, starts = arguments(count, crops=count)
+    crops[:, 0, 0, 0] = 0
+    crops[:bad, 0, 0, 0] = 255
+    return crops, np.arange(count), mel, starts
+
+
+def test_after_repeated_rescues_the_engine_switches_over_and_says_why(
+    model: Wav2Lip, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(OverflowingModel, "broken", (torch.float16,))
+    engine = make(like(OverflowingModel, model), precision="fp16")
+    for _ in range(SWITCH_AFTER_CALLS - 1):
+        engine.generate(*marked(8, bad=1))
+    assert engine.info.precision == "fp16" and engine.notes == ()
+    engine.generate(*marked(8, bad=1))
+    assert engine.info.precision == "bf16"
+    assert "drawn in bf16 from now on" in engine.notes[0] and "in fp16" in engine.notes[0]
+    assert engine.notes[0] in caplog.text
+    redone = engine.counts.redone
+    drawn = engine.generate(*marked(8, bad=3))
+    assert np.array_equal(drawn, make(model, precision="bf16").generate(*marked(8, bad=3)))
+    assert engine.counts.redone == redone and len(engine.notes) == 1
+    monkeypatch.setattr(OverflowingModel, "broken", (torch.float16, torch.bfloat16))
+    for _ in range(SWITCH_AFTER_CALLS):
+        assert engine.info.precision == "bf16", "what was counted in fp16 does not count in bf16"
+        engine.generate(*marked(8, bad=1))
+    assert engine.info.precision == "fp32" and len(engine.notes) == 2
+
+
+def test_an_engine_that_rarely_has_to_redo_a_frame_stays_as_it_is(
+    model: Wav2Lip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OverflowingModel, "broken", (torch.bfloat16,))
+    monkeypatch.setattr("lipsync.engine.engine.SWITCH_AT_SHARE", 0.3)  # 1 in 100 would take a CPU long
+    engine = make(like(OverflowingModel, model), precision="bf16")
+    for _ in range(SWITCH_AFTER_CALLS + 2):
+        engine.generate(*marked(8, bad=2))
+    assert engine.counts.rescued_calls == SWITCH_AFTER_CALLS + 2
+    assert engine.info.precision == "bf16" and engine.notes == ()
+
+
+def test_frames_that_no_format_can_draw_are_no_reason_to_switch(
+    model: Wav2Lip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OverflowingModel, "broken", (torch.float16, torch.bfloat16, torch.float32))
+    engine = make(like(OverflowingModel, model), precision="fp16")
+    for _ in range(SWITCH_AFTER_CALLS + 2):
+        with pytest.raises(NonFiniteOutput):
+            engine.generate(*marked(8, bad=1))
+    assert engine.info.precision == "fp16" and engine.counts.rescued_calls == 0
+
+
+# Several batches under way, as a device that computes by itself has them.
+
+
+class LateRunner(CpuRunner):
+    """Begins at once and fails or answers only when collected, as a CUDA device does."""
+
+    in_flight = 2
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self.under_way = 0
+        self.fits = 1000
+        self.fails_at: int | None = None  # the batch that poisons the device
+
+    def begin(self, frames: Frames, bucket: int, run: Run) -> Pending:
+        if bucket > self.fits:
+            self.log.append(f"too large {bucket}")
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        number = sum(line.startswith("begin") for line in self.log)
+        self.log.append(f"begin {number}")
+        self.under_way += 1
+        assert self.under_way <= self.in_flight
+        return Late(self, number, super().begin(frames, bucket, run))
+
+
+class Late:
+    def __init__(self, runner: LateRunner, number: int, batch: Pending) -> None:
+        self._runner, self._number, self._batch = runner, number, batch
+
+    def collect(self) -> tuple[Any, Any]:
+        self._runner.log.append(f"collect {self._number}")
+        self._runner.under_way -= 1
+        if self._number == self._runner.fails_at:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return self._batch.collect()
+
+
+@pytest.fixture
+def late(monkeypatch: pytest.MonkeyPatch) -> LateRunner:
+    runner = LateRunner()
+    monkeypatch.setattr("lipsync.engine.engine.open_runner", lambda *_: runner)
+    return runner
+
+
+def test_the_next_batch_begins_before_the_last_is_collected_and_order_is_kept(late: LateRunner, model: Wav2Lip) -> None:
+    given = arguments(43)
+    drawn = make(model, batch_size=10, buckets=[10]).generate(*given)
+    assert late.log == [
+        "begin 0", "begin 1", "collect 0", "begin 2", "collect 1", "begin 3", "collect 2", "begin 4", "collect 3",
+        "collect 4",
+    ]  # fmt: skip
+    assert np.array_equal(drawn, make(model, batch_size=10, buckets=[10]).generate(*given))
+
+
+def test_memory_that_runs_out_while_another_batch_is_under_way_loses_neither(late: LateRunner, model: Wav2Lip) -> None:
+    given = arguments(43)
+    engine = make(model, batch_size=16, buckets=[4, 8, 16])
+    engine.generate(*given)
+    late.log.clear()
+    late.fits = 8
+    drawn = engine.generate(*given)
+    assert late.log[0] == "too large 16" and engine.counts.out_of_memory == 1
+    assert engine.batch_size == 8 == engine.counts.batch_ceiling
+    assert np.array_equal(drawn, make(model, batch_size=8, buckets=[4, 8]).generate(*given))
+
+
+def test_a_device_that_fails_while_it_computes_is_seen_when_its_batch_is_collected(
+    late: LateRunner, model: Wav2Lip
+) -> None:
+    late.fails_at = 1
+    engine = make(model, batch_size=10, buckets=[10])
+    with pytest.raises(EngineError, match="illegal memory access"):
+        engine.generate(*arguments(43))
+    assert late.log == ["begin 0", "begin 1", "collect 0", "begin 2", "collect 1"]
+    assert not engine.healthy
+    with pytest.raises(EngineError, match="failed before"):
+        engine.generate(*arguments(3))
+    assert len(late.log) == 5, "and it is left alone"

@@ -3,6 +3,7 @@
 import io
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -235,3 +236,51 @@ def test_either_a_voice_file_or_a_waveform_but_not_both(service, short_voice, tm
             demo_face(), short_voice, tmp_path / "x.mp4",
             audio_waveform=np.zeros(100, np.float32), audio_sample_rate=16_000,
         )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("on", "asked", "computed"),
+    [
+        ("cuda", {}, "fp16"),
+        ("cuda", {"amp_dtype": "bf16"}, "bf16"),
+        ("cuda", {"use_fp16": False}, "fp32"),
+        ("cuda", {"exact": True}, "fp32"),
+        ("cpu", {}, "fp32"),
+        ("cpu", {"amp_dtype": "bf16"}, "bf16"),
+        ("cpu", {"amp_dtype": "bf16", "use_fp16": False}, "fp32"),
+    ],
+    ids=str,
+)
+def test_the_switches_of_the_original_choose_the_number_format(on, asked, computed, monkeypatch):
+    import torch
+
+    from lipsync import service as module
+    from lipsync.engine.device import choose_precision
+
+    monkeypatch.setattr(module, "choose_device", lambda _: torch.device(on))
+    given = {"amp_dtype": "fp16", "use_fp16": True, "exact": False} | asked
+    chosen = choose_precision(module._precision(on, **given), torch.device(on), exact=given["exact"])
+    assert chosen == computed
+
+
+def test_what_was_compiled_is_kept_in_the_users_cache_if_that_can_be_written(tmp_path, monkeypatch):
+    from lipsync.service import _usual_compile_cache
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert _usual_compile_cache() == tmp_path / "cache" / "lipsync" / "compiled"
+    assert list(tmp_path.iterdir()) == [], "nothing is made before it is needed"
+    monkeypatch.setattr("os.access", lambda *_: False)  # as root every folder can be written
+    assert _usual_compile_cache() is None
+
+
+def test_a_cpu_service_is_ready_without_a_pass_and_a_cuda_one_after_all_of_them(monkeypatch):
+    from lipsync.engine import Engine
+
+    warmed = []
+    monkeypatch.setattr(Engine, "warm_up", lambda engine: warmed.append(threading.current_thread().name))
+    with LipsyncService(seeded_generator(0, widths=NARROW), "cpu", workers=1):
+        assert warmed == []
+    # no CUDA here: an engine that says it is one, as far as the service asks
+    monkeypatch.setattr(Engine, "info", property(lambda engine: replace(engine._info, device="cuda:0")))
+    with LipsyncService(seeded_generator(0, widths=NARROW), "cpu", workers=1):
+        assert len(warmed) == 1 and warmed[0].startswith("lipsync-device"), "on the thread that draws"

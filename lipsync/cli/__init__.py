@@ -1,4 +1,4 @@
-"""The command line: ``lipsync run | remote | demo | detect | probe | weights | doctor``.
+"""The command line: ``lipsync run | remote | demo | detect | probe | weights | doctor | bench``.
 
 Results go to stdout, progress and errors to stderr. Exit codes: 0 done; 1 a defect of ours; 2 wrong usage; 3 the input
 is at fault; 4 a checkpoint, weights file or detector is missing or wrong; 5 the device failed; 6 the result cannot be
@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 
 from lipsync.allocator import return_large_blocks
-from lipsync.cli import demo, doctor, inspect_inputs, remote, run, weights
+from lipsync.cli import bench, demo, doctor, inspect_inputs, remote, run, weights
 from lipsync.errors import (
     CheckpointError,
     DetectorUnavailable,
@@ -58,6 +58,7 @@ app.command("demo")(demo.command)
 app.command("detect")(inspect_inputs.detect)
 app.command("probe")(inspect_inputs.probe)
 app.command("doctor")(doctor.command)
+app.command("bench")(bench.command)
 app.add_typer(weights.app, name="weights")
 
 

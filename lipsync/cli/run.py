@@ -34,7 +34,9 @@ def command(
     checkpoint: Checkpoint = None,
     device: Device = "auto",
     batch_size: Annotated[int | None, typer.Option(help="frames per forward pass; default: 512 on CUDA")] = None,
-    precision: Annotated[Literal["fp16", "bf16", "fp32"], typer.Option(help="on CUDA; a CPU uses fp32")] = "fp16",
+    precision: Annotated[
+        Literal["fp16", "bf16", "fp32"], typer.Option(help="on CUDA; a CPU uses fp32, or bf16 if asked")
+    ] = "fp16",
     compile: Annotated[bool, typer.Option(help="compile the network (CUDA only)")] = True,
     exact: Exact = False,
     yunet: Annotated[Path | None, typer.Option(help="YuNet's .onnx; default: the one that was pulled")] = None,

@@ -1,5 +1,6 @@
 """The engine: one device that turns crops and a mel into patches."""
 
-from lipsync.engine.engine import Engine, EngineCounts, EngineInfo
+from lipsync.engine.engine import Engine
+from lipsync.engine.info import EngineCounts, EngineInfo, Techniques
 
-__all__ = ["Engine", "EngineCounts", "EngineInfo"]
+__all__ = ["Engine", "EngineCounts", "EngineInfo", "Techniques"]

@@ -60,6 +60,22 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
 
 
+def limit_memory(device: torch.device, fraction: float) -> None:
+    """This process takes at most that share of the device's memory from now on, as torch counts it. A CUDA context and
+    the libraries' own memory, some hundreds of megabytes, come on top. Raises InvalidOption."""
+    if device.type != "cuda":
+        raise InvalidOption("memory_fraction bounds the memory of a CUDA device: leave it out on a CPU.")
+    if not 0 < fraction <= 1:
+        raise InvalidOption(f"memory_fraction must be above 0 and at most 1, not {fraction}.")
+    torch.cuda.set_per_process_memory_fraction(fraction, device)
+
+
+def set_threads(threads: int) -> None:
+    if threads < 1:
+        raise InvalidOption(f"threads must be at least 1, not {threads}.")
+    torch.set_num_threads(threads)
+
+
 @contextmanager
 def arithmetic(matmul: MatmulPrecision, *, exact: bool) -> Iterator[None]:
     """TF32 and kernel choice as asked, for the calls inside only; everything is put back.

@@ -2,66 +2,39 @@
 
 from __future__ import annotations
 
-import copy
+import os
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal, get_args
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from lipsync.core import F32, I32, U8, Bool
-from lipsync.engine.buckets import choose_buckets, next_batch
+from lipsync.core import F32, I32, U8
+from lipsync.engine.batches import Batches
+from lipsync.engine.buckets import choose_buckets
 from lipsync.engine.device import (
-    DTYPES,
     SAFER,
     MatmulPrecision,
-    arithmetic,
     choose_device,
     choose_precision,
     device_name,
+    limit_memory,
+    set_threads,
 )
-from lipsync.engine.frames import SILENCE, Frames, check_frames, join
-from lipsync.engine.step import Step, upload
-from lipsync.errors import DeviceOutOfMemory, EngineError, InvalidOption, NonFiniteOutput
-from lipsync.model.folding import fold
+from lipsync.engine.frames import SILENCE, Frames, check_frames
+from lipsync.engine.info import PLAIN, EngineCounts, EngineInfo, Tally, Techniques
+from lipsync.engine.network import Network, keep_compiled
+from lipsync.engine.runner import CpuRunner, Runner
+from lipsync.errors import InvalidOption, NonFiniteOutput
 from lipsync.model.wav2lip import FACE_SIDE, MEL_BANDS, MEL_WINDOW, Wav2Lip
 from lipsync.options import Precision
 
-_Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-
-
-@dataclass(frozen=True, slots=True)
-class EngineInfo:
-    """What an engine is: its device and how it computes there."""
-
-    device: str
-    device_name: str
-    precision: Precision
-    batch_size: int
-    buckets: tuple[int, ...]
-    compiled: bool
-    exact: bool
-    """Plain layers in NCHW; otherwise BatchNorm is folded and memory is channels_last."""
-    parameters: int
-    torch_version: str
-
-
-@dataclass(frozen=True, slots=True)
-class EngineCounts:
-    """What an engine has done so far. ``batch_ceiling`` is the batch that the device's memory was found to hold."""
-
-    frames: int = 0
-    batches: int = 0
-    padding: int = 0
-    out_of_memory: int = 0
-    redone: int = 0
-    """Frames drawn again because they came out as NaN or infinite; once for each safer format tried."""
-    batch_ceiling: int = 0
+SWITCH_AFTER_CALLS = 8
+SWITCH_AT_SHARE = 0.01
+"""Once so many calls, and this share of all frames, had to be drawn again, the safer format comes first for good."""
 
 
 class Engine:
@@ -69,9 +42,11 @@ class Engine:
 
     ``precision`` auto is fp16 on CUDA and fp32 on a CPU. ``batch_size`` None is 512 on CUDA and 8 on a CPU. Batches
     are padded to the next of ``buckets``, and a frame drawn at the same bucket comes out the same, bit for bit,
-    whatever else is in the batch. ``compile`` auto compiles on CUDA only. ``exact`` runs the network as published,
-    without folding, channels_last, TF32 or kernel search. ``threads`` sets torch's CPU threads for the whole process.
-    Raises DeviceUnavailable, DeviceOutOfMemory and InvalidOption.
+    whatever else is in the batch. ``compile`` auto compiles on CUDA only; what was compiled is kept in the folder
+    ``compile_cache`` (None: where torch keeps it) for the next start. ``exact`` runs the network as published, without
+    folding, channels_last, TF32 or kernel search; ``techniques`` leaves single ones out. ``memory_fraction`` bounds
+    this process's share of a CUDA device's memory, so that several processes can use one device. ``threads`` sets
+    torch's CPU threads for the whole process. Raises DeviceUnavailable, DeviceOutOfMemory and InvalidOption.
     """
 
     def __init__(
@@ -83,22 +58,28 @@ class Engine:
         batch_size: int | None = None,
         buckets: Sequence[int] | None = None,
         compile: bool | Literal["auto"] = False,
+        compile_cache: str | os.PathLike[str] | None = None,
         exact: bool = False,
+        techniques: Techniques | None = None,
         float32_matmul_precision: MatmulPrecision = "high",
+        memory_fraction: float | None = None,
         threads: int | None = None,
     ) -> None:
         self._device = choose_device(device)
         chosen = choose_precision(precision, self._device, exact=exact)
         size, shapes = choose_buckets(self._device.type, batch_size=batch_size, buckets=buckets)
         compiled = self._device.type == "cuda" and not exact if compile == "auto" else compile
-        if exact and compiled:
-            raise InvalidOption("exact runs the plain network: use it without compile.")
+        if exact and (compiled or techniques is not None):
+            raise InvalidOption("exact runs the plain network: use it without compile and without techniques.")
         if float32_matmul_precision not in get_args(MatmulPrecision):
             raise InvalidOption(f"float32_matmul_precision must be highest or high, not {float32_matmul_precision!r}.")
         if threads is not None:
-            _set_threads(threads)
-        self._model = copy.deepcopy(model).eval() if exact else fold(model)
-        self._matmul = float32_matmul_precision
+            set_threads(threads)
+        if memory_fraction is not None:
+            limit_memory(self._device, memory_fraction)
+        if compiled and compile_cache is not None:
+            keep_compiled(compile_cache)
+        chosen_techniques = PLAIN if exact else techniques or Techniques()
         self._info = EngineInfo(
             device=str(self._device),
             device_name=device_name(self._device),
@@ -109,31 +90,48 @@ class Engine:
             exact=exact,
             parameters=sum(p.numel() for p in model.parameters()),
             torch_version=torch.__version__,
+            techniques=chosen_techniques,
+            memory_fraction=memory_fraction,
         )
-        self._lock = threading.Lock()
-        self._count_lock = threading.Lock()
-        self._steps: dict[Precision, _Step] = {}
-        self._ceilings: dict[Precision, int] = dict.fromkeys(DTYPES, size)
-        self._counts = EngineCounts(batch_ceiling=size)
-        self._fault: str | None = None
+        self._tally = Tally()
+        self._batches = Batches(
+            Network(model, device=self._device, techniques=chosen_techniques),
+            open_runner(self._device, chosen_techniques),
+            self._info,
+            self._tally,
+            matmul=float32_matmul_precision,
+        )
+        self._switching = threading.Lock()
+        self._before = EngineCounts()  # when the engine last switched over
+        self._warm_up_s: dict[int, float] = {}
 
     @property
     def info(self) -> EngineInfo:
-        return self._info
+        return replace(self._info, compiled=self._info.compiled and self._batches.is_compiled)
 
     @property
     def counts(self) -> EngineCounts:
-        return self._counts
+        return replace(self._tally.counts, batch_ceiling=self.batch_size)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the engine changed of itself, and why, in sentences; each was logged as a warning too."""
+        return tuple(self._batches.notes)
+
+    @property
+    def warm_up_s(self) -> dict[int, float]:
+        """What warming up cost, by bucket."""
+        return dict(self._warm_up_s)
 
     @property
     def healthy(self) -> bool:
         """False once the device failed otherwise than by lack of memory: then only a new process helps."""
-        return self._fault is None
+        return self._batches.fault is None
 
     @property
     def batch_size(self) -> int:
         """The batch that serves the device best: the one asked for, or what its memory was found to hold."""
-        return self._counts.batch_ceiling
+        return self._batches.ceiling(self._info.precision)
 
     def generate(self, crops: U8, crop_index: I32, mel: F32, mel_starts: I32) -> U8:
         """Patches (n, 96, 96, 3) uint8 BGR: frame i shows crops[crop_index[i]] and hears mel from column mel_starts[i].
@@ -148,134 +146,69 @@ class Engine:
         return check_frames(crops, crop_index, mel, mel_starts)
 
     def stage(self, parts: Sequence[Frames]) -> Frames:
-        """Several callers' frames as one batch to draw. Copies what they use; may run while another batch is drawn."""
-        return join(parts)
+        """Several callers' frames as one batch to draw, copied and sent on their way to the device while another batch
+        is drawn there. Raises EngineError."""
+        return self._batches.stage(parts)
 
     def draw(self, frames: Frames) -> U8:
         """Patches of frames that were checked; see ``generate``. Whose frames they are makes no difference to them.
 
         Raises NonFiniteOutput, DeviceOutOfMemory, EngineError.
         """
-        patches, finite = self._draw(frames, self._info.precision)
-        for safer in SAFER[self._info.precision]:
+        first = self._info.precision
+        patches, finite = self._batches.draw(frames, first)
+        used = first
+        for safer in SAFER[first]:
             bad = np.flatnonzero(~finite)
             if not len(bad):
                 break
-            patches[bad], finite[bad] = self._draw(frames.take(bad), safer)
-            self._count(redone=len(bad))
+            patches[bad], finite[bad] = self._batches.draw(frames.take(bad), safer)
+            self._tally.add(redone=len(bad))
+            used = safer
         if not finite.all():
             raise NonFiniteOutput(
                 f"{int((~finite).sum())} of {len(frames)} frames came out as NaN or infinite even in fp32, the first "
                 f"of them frame {int(np.argmin(finite))}. Check the checkpoint: its weights are out of range."
             )
-        self._count(frames=len(frames))
+        self._tally.add(frames=len(frames), rescued_calls=int(used != first))
+        if used != first:
+            self._consider_switching(first, used)
         return patches
 
     def warm_up(self) -> float:
-        """Runs every bucket once, so that the first request is as quick as the next. Returns the seconds it took."""
-        start = time.perf_counter()
+        """Makes every bucket ready, the largest first, so that the first request is as quick as the next.
+
+        Returns the seconds it took; ``warm_up_s`` has them by bucket. Raises DeviceOutOfMemory, EngineError.
+        """
         crops = np.zeros((1, FACE_SIDE, FACE_SIDE, 3), np.uint8)
         mel = np.full((MEL_BANDS, MEL_WINDOW), SILENCE, np.float32)
-        for bucket in self._info.buckets:
+        for bucket in reversed(self._info.buckets):
+            start = time.perf_counter()
             nothing = np.zeros(bucket, np.int64)
-            self._draw(Frames(crops, nothing, mel, nothing), self._info.precision)
-        return time.perf_counter() - start
+            self._batches.draw(Frames(crops, nothing, mel, nothing), self._info.precision)
+            self._warm_up_s[bucket] = time.perf_counter() - start
+        return sum(self._warm_up_s.values())
 
-    def _draw(self, frames: Frames, precision: Precision) -> tuple[U8, Bool]:
-        """Patches and which of them are finite, in batches that fit; a batch that does not fit is halved."""
-        patches = np.empty((len(frames), FACE_SIDE, FACE_SIDE, 3), np.uint8)
-        finite = np.empty(len(frames), np.bool_)
-        done = 0
-        while done < len(frames):
-            with self._lock:
-                ceiling = self._ceilings[precision]
-                count, bucket = next_batch(len(frames) - done, self._info.buckets, ceiling=ceiling)
-                part = slice(done, done + count)
-                batch = frames if count == len(frames) else frames.take(part)
-                drawn = self._attempt(batch.packed(), bucket, precision)
-                if drawn is None:
-                    self._halve(bucket, precision)
-                    continue
-            patches[part], finite[part] = drawn
-            done += count
-        return patches, finite
-
-    def _attempt(self, batch: Frames, bucket: int, precision: Precision) -> tuple[U8, Bool] | None:
-        """One forward pass, or None where memory does not suffice. Raises EngineError for any other device fault."""
-        if self._fault is not None:
-            raise EngineError(f"the device failed before ({self._fault}). Start a new process.")
-        try:
-            return self._forward(batch, bucket, precision)
-        except (RuntimeError, MemoryError) as error:
-            if _is_out_of_memory(error):
-                return None  # out of the handler first: the error's traceback holds the tensors that fill the memory
-            self._fault = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
-            raise EngineError(
-                f"the generator failed on {self._info.device}: {self._fault}. Start a new process."
-            ) from error
-
-    def _forward(self, batch: Frames, bucket: int, precision: Precision) -> tuple[U8, Bool]:
-        count = len(batch)
-        with torch.inference_mode():
-            given = upload(batch.padded(bucket), self._device)
-            with self._arithmetic():
-                patches, finite = self._step(precision)(*given)
-            drawn = patches[:count].cpu().numpy(), finite[:count].cpu().numpy()
-        self._count(batches=1, padding=bucket - count)
-        return drawn
-
-    def _halve(self, bucket: int, precision: Precision) -> None:
-        self._count(out_of_memory=1)
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
-        if bucket == 1:
-            raise DeviceOutOfMemory(
-                f"one frame alone does not fit into the memory of {self._info.device}. "
-                "Free memory there, or use another device."
-            )
-        self._ceilings[precision] = bucket // 2
-        with self._count_lock:
-            self._counts = replace(self._counts, batch_ceiling=self._ceilings[self._info.precision])
-
-    def _step(self, precision: Precision) -> _Step:
-        if precision not in self._steps:
-            dtype, plain = DTYPES[precision], self._info.exact
-            is_base = self._device.type == "cpu" and dtype == torch.float32
-            model = self._model if is_base else copy.deepcopy(self._model).to(self._device, dtype)
-            if not plain:
-                model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            step = Step(model, device=self._device, dtype=dtype, channels_last=not plain)
-            if self._info.compiled and precision == self._info.precision:
-                self._steps[precision] = torch.compile(step, mode="max-autotune", dynamic=False)
-            else:
-                self._steps[precision] = step
-        return self._steps[precision]
-
-    def _arithmetic(self) -> AbstractContextManager[None]:
-        return arithmetic(self._matmul, exact=self._info.exact) if self._device.type == "cuda" else nullcontext()
-
-    def _count(
-        self, *, frames: int = 0, batches: int = 0, padding: int = 0, out_of_memory: int = 0, redone: int = 0
-    ) -> None:
-        with self._count_lock:
-            now = self._counts
-            self._counts = replace(
-                now,
-                frames=now.frames + frames,
-                batches=now.batches + batches,
-                padding=now.padding + padding,
-                out_of_memory=now.out_of_memory + out_of_memory,
-                redone=now.redone + redone,
+    def _consider_switching(self, first: Precision, safer: Precision) -> None:
+        with self._switching:
+            done, before = self._tally.counts, self._before
+            calls, redone = done.rescued_calls - before.rescued_calls, done.redone - before.redone
+            repeated = calls >= SWITCH_AFTER_CALLS and redone >= SWITCH_AT_SHARE * (done.frames - before.frames)
+            if not repeated or self._info.precision != first:
+                return
+            self._before = done
+            self._info = replace(self._info, precision=safer, compiled=False)
+            self._batches.note(
+                f"frames are drawn in {safer} from now on, uncompiled: {calls} calls had frames that came "
+                f"out as NaN or infinite in {first} and finite in {safer}. Start with precision {safer} to have it at "
+                "full speed, and check the checkpoint: its weights reach the end of the range."
             )
 
 
-def _set_threads(threads: int) -> None:
-    if threads < 1:
-        raise InvalidOption(f"threads must be at least 1, not {threads}.")
-    torch.set_num_threads(threads)
+def open_runner(device: torch.device, techniques: Techniques) -> Runner:
+    """What runs batches on the device."""
+    if device.type == "cpu":
+        return CpuRunner()
+    from lipsync.engine.cuda import CudaRunner
 
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """torch has a class for CUDA's caching allocator alone; other allocators only say it in words."""
-    words = ("out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED")
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)
+    return CudaRunner(device, techniques)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,9 @@ import numpy.typing as npt
 from lipsync.core import F32, U8
 from lipsync.errors import InputError, NonFiniteAudio
 from lipsync.model.wav2lip import FACE_SIDE, MEL_BANDS, MEL_WINDOW
+
+if TYPE_CHECKING:
+    from lipsync.engine.cuda import OnDevice
 
 SILENCE = -4.0
 _CROP = (FACE_SIDE, FACE_SIDE, 3)
@@ -25,7 +29,10 @@ class Frames:
     mel: F32  # (80, T)
     mel_starts: npt.NDArray[np.int64]  # (n,)
     is_packed: bool = False
-    """Whether crops and mel are arrays of its own, with little in them that these frames do not use."""
+    """Whether crops and mel are arrays of its own, with little in them that these frames do not use, and whether every
+    window lies inside the mel."""
+    on_device: OnDevice | None = None
+    """Copies of crops and mel that are on their way to the device, or there."""
 
     def __len__(self) -> int:
         return len(self.crop_index)
@@ -36,14 +43,13 @@ class Frames:
     def padded(self, count: int) -> Frames:
         """``count`` frames; those added repeat the last, so that they can be no worse than it."""
         which = np.minimum(np.arange(count), len(self) - 1)
-        return Frames(self.crops, self.crop_index[which], self.mel, self.mel_starts[which], self.is_packed)
-
-    def packed(self) -> Frames:
-        """The same frames with what they use and nothing else, in one copy; themselves if that was done before."""
-        return self if self.is_packed else join([self])
+        return replace(self, crop_index=self.crop_index[which], mel_starts=self.mel_starts[which])
 
 
-def join(parts: Sequence[Frames]) -> Frames:
+Empty = Callable[[tuple[int, ...], npt.DTypeLike], npt.NDArray[Any]]
+
+
+def join(parts: Sequence[Frames], *, empty: Empty = np.empty) -> Frames:
     """The parts' frames in a row, packed: each used crop and each heard column is copied once, to where it travels.
 
     The parts' mels stand side by side with sixteen silent columns around each, so that a window that reaches over
@@ -51,8 +57,9 @@ def join(parts: Sequence[Frames]) -> Frames:
     """
     used = [np.unique(part.crop_index, return_inverse=True) for part in parts]
     heard = [_heard(part) for part in parts]
-    crops = np.empty((sum(len(which) for which, _ in used), *_CROP), np.uint8)
-    mel = np.full((MEL_BANDS, sum(len(h) + MEL_WINDOW for h in heard) + MEL_WINDOW), SILENCE, np.float32)
+    crops = empty((sum(len(which) for which, _ in used), *_CROP), np.uint8)
+    mel = empty((MEL_BANDS, sum(len(h) + MEL_WINDOW for h in heard) + MEL_WINDOW), np.float32)
+    mel.fill(SILENCE)
     crop_index, mel_starts = [], []
     first_crop, first_column = 0, MEL_WINDOW
     for part, (which, where), columns in zip(parts, used, heard, strict=True):

@@ -5,26 +5,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lipsync.engine.frames import SILENCE, Frames
+from lipsync.engine.frames import SILENCE
 from lipsync.model.wav2lip import FACE_SIDE, MEL_BANDS, MEL_WINDOW, Wav2Lip
 
 _FULL_SCALE = 255.0
 
 
-def upload(frames: Frames, device: torch.device) -> tuple[Tensor, Tensor]:
-    """crops (n, 96, 96, 3) uint8 and windows (n, 1, 80, 16) float32 on the device, of frames that are packed."""
-    crops, mel = torch.from_numpy(frames.crops).to(device), torch.from_numpy(frames.mel).to(device)
-    index, starts = torch.from_numpy(frames.crop_index).to(device), torch.from_numpy(frames.mel_starts).to(device)
-    return crops[index], gather_windows(mel, starts)
-
-
 def gather_windows(mel: Tensor, starts: Tensor) -> Tensor:
-    """mel (80, T) and starts (n,) int64 → (n, 1, 80, 16); columns before 0 and from T on are silence."""
-    beyond = mel.shape[1]
-    silent = mel.new_full((MEL_BANDS, 1), SILENCE)
-    columns = starts[:, None] + torch.arange(MEL_WINDOW, device=mel.device)
-    columns = torch.where((columns >= 0) & (columns < beyond), columns, beyond)
-    return torch.cat((mel, silent), dim=1)[:, columns].permute(1, 0, 2).unsqueeze(1).contiguous()
+    """mel (80, T) and starts (n,) int64 in 0..T-16 → (n, 1, 80, 16). Packed frames have silence in their mel."""
+    return mel.unfold(1, MEL_WINDOW, 1).index_select(1, starts).permute(1, 0, 2).unsqueeze(1).contiguous()
+
+
+def blank_batch(count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Black faces that hear silence, to run a step before there is anything to draw."""
+    crops = torch.zeros((count, FACE_SIDE, FACE_SIDE, 3), dtype=torch.uint8, device=device)
+    return crops, torch.full((count, 1, MEL_BANDS, MEL_WINDOW), SILENCE, device=device)
 
 
 class Step(nn.Module):

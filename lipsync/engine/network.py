@@ -1,0 +1,80 @@
+"""The generator laid out for each number format: folded, channels_last, compiled; made when first needed."""
+
+from __future__ import annotations
+
+import copy
+import os
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lipsync.engine.device import DTYPES
+from lipsync.engine.info import Techniques
+from lipsync.engine.runner import Run
+from lipsync.engine.step import Step
+from lipsync.errors import InvalidOption
+from lipsync.model.folding import fold
+from lipsync.model.wav2lip import Wav2Lip
+from lipsync.options import Precision
+
+_SHAPES = 64
+
+
+class Network:
+    """One set of weights, as a ``Run`` in every number format. ``model`` is left alone."""
+
+    def __init__(self, model: Wav2Lip, *, device: torch.device, techniques: Techniques) -> None:
+        self._model = fold(model) if techniques.folded else copy.deepcopy(model).eval()
+        self._device = device
+        self._channels_last = techniques.channels_last
+        self._steps: dict[Precision, Step] = {}
+
+    def plain(self, precision: Precision) -> Run:
+        """Layer by layer."""
+        if precision not in self._steps:
+            dtype = DTYPES[precision]
+            is_base = self._device.type == "cpu" and dtype == torch.float32
+            model = self._model if is_base else copy.deepcopy(self._model).to(self._device, dtype)
+            if self._channels_last:
+                model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self._steps[precision] = Step(model, device=self._device, dtype=dtype, channels_last=self._channels_last)
+        return self._steps[precision]
+
+    def compiled(self, precision: Precision) -> Run:
+        """Compiled for each shape when it is first run at it."""
+        # Not mode="max-autotune": the graphs that it would record belong to one thread and to torch's own bookkeeping.
+        options: dict[str, Any] = {"freezing": True}
+        if self._device.type == "cuda":
+            options = {"max_autotune": True, "coordinate_descent_tuning": True}
+        step: Run = torch.compile(self.plain(precision), dynamic=False, options=options)
+        return step
+
+
+def for_many_shapes() -> AbstractContextManager[None]:
+    """Inside, torch compiles one network for as many shapes as there are buckets; else it stops at eight in silence."""
+    patched: AbstractContextManager[None] = torch._dynamo.config.patch(recompile_limit=_SHAPES)
+    return patched
+
+
+def keep_compiled(folder: str | os.PathLike[str]) -> None:
+    """What torch compiles and tunes goes into this folder from now on, in the whole process, and is found there.
+
+    Raises InvalidOption where it cannot be written.
+    """
+    path = Path(folder).expanduser().absolute()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidOption(f"compile_cache {path} cannot be written: {error.strerror or error}.") from error
+    # torch has no other door to these than the environment, and reads it whenever it compiles
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(path)
+    os.environ["TRITON_CACHE_DIR"] = str(path / "triton")
+
+
+def is_compile_failure(error: BaseException) -> bool:
+    """Whether torch could not compile, as opposed to a device that failed while it ran."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    return isinstance(error, TorchDynamoException)
