@@ -50,6 +50,8 @@ class Generator:
             precision="fp32" if device == "cpu" else chosen.precision,
             batch_size=chosen.batch_size,
             compile="auto" if chosen.compile else False,
+            compile_cache=chosen.compile_cache,
+            memory_fraction=chosen.gpus if device == "cuda" and chosen.gpus < 1 else None,
             exact=chosen.exact,
             threads=chosen.threads,
         )

@@ -45,6 +45,9 @@ class GeneratorSettings(_Strict):
     precision: Literal["auto", "fp16", "bf16", "fp32"] = Field("auto", description="auto: fp16 on CUDA, fp32 on a CPU")
     batch_size: int | None = Field(None, ge=1, description="frames of a full batch; none: 512 on CUDA, 8 on a CPU")
     compile: bool = Field(True, description="torch.compile(max-autotune), on CUDA only")
+    compile_cache: str | None = Field(
+        None, description="folder on every node for what was compiled, so that a second start takes seconds"
+    )
     exact: bool = Field(False, description="the plain network, for comparison with the reference")
     threads: int | None = Field(None, ge=1, description="torch's CPU threads; none: as many as the replica's num_cpus")
     stuck_after_s: float = Field(120.0, gt=0, description="a batch that takes longer makes the replica unhealthy")

@@ -205,6 +205,37 @@ def test_every_documented_metric_is_exported(app: Running) -> None:
         pytest.fail(f"never exported: {missing()}")
 
 
+def test_the_store_holds_the_inputs_once_and_what_is_under_way(app: Running, one_process: LipsyncService) -> None:
+    clip = (ASSETS / "clip.mp4").read_bytes()
+    before, highest, over = stored(app), [0], threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.02):
+            highest[0] = max(highest[0], stored(app))
+
+    with ThreadPoolExecutor(1) as pool:
+        watching = pool.submit(watch)
+        answer = post(app, clip, LONG_VOICE)
+        over.set()
+        watching.result()
+    assert answer.status_code == 200
+    assert highest[0] - before > len(clip), "the store was not seen at work"
+    nodes = len(app.cluster.list_all_nodes())
+    # a node that reads an object of another's keeps a copy of its own
+    assert highest[0] - before <= nodes * (len(clip) + len(LONG_VOICE)) + 8 * 7_000_000
+    wait_until(lambda: stored(app) <= before + 1_000_000, within_s=30)
+
+
+def stored(app: Running) -> int:
+    """Bytes in all nodes' object stores."""
+    from ray._private.internal_api import node_stats
+
+    raylets = app.cluster.list_all_nodes()
+    return sum(
+        node_stats(node.node_ip_address, node.node_manager_port).store_stats.object_store_bytes_used for node in raylets
+    )
+
+
 # ---------------------------------------------------------------- callers who go, and bad ones
 
 
