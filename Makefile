@@ -28,6 +28,7 @@ fix: $(STAMP)                 ## apply formatting and the linter's safe fixes
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/python docs/generate.py
+	$(BIN)/python cluster/dashboard.py
 
 demo-model: $(STAMP)          ## make the packaged faces, voices and generator from nothing (hours; goes on where it was left)
 	command -v espeak-ng > /dev/null || { echo "espeak-ng is missing: apt-get install espeak-ng"; exit 1; }

@@ -13,6 +13,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from sizing import sizing
+
 from lipsync.cli import exit_code
 from lipsync.errors import LipsyncError, all_errors
 from lipsync.metrics import METRICS
@@ -219,6 +221,13 @@ def readme() -> str:
     return text
 
 
+def operations_page() -> str:
+    """docs/operations.md with its sizing tables made anew."""
+    head, rest = (DOCS / "operations.md").read_text().split("<!-- sizing:begin -->", 1)
+    tables = sizing(json.loads(FIGURES.read_text()))
+    return f"{head}<!-- sizing:begin -->\n{tables}\n<!-- sizing:end -->{rest.split('<!-- sizing:end -->', 1)[1]}"
+
+
 def figures_table(figures: dict[str, Any]) -> str:
     """The figures that a reader wants first, each from docs/benchmarks.json; what was not measured is left out."""
     rows: list[tuple[str, str, str]] = []
@@ -281,6 +290,7 @@ PAGES = {
     DOCS / "errors.md": errors_page,
     DOCS / "settings.md": settings_page,
     DOCS / "metrics.md": metrics_page,
+    DOCS / "operations.md": operations_page,
     README: readme,
 }
 

@@ -24,8 +24,9 @@ from lipsync.pipeline import Report
 
 _SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0, 180.0, 600.0)
 _FRAMES = (1.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 384.0, 512.0, 1024.0)
-_SHARES = (0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
-_FEW = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0)
+_SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
+# NOTE: Ray's exporter adds up the middles of buckets, so small whole numbers stand in the middle of theirs
+_FEW = (0.5, 1.5, 2.5, 3.5, 4.5, 6.5, 8.5, 12.5, 16.5, 32.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,9 @@ class Meters(Protocol):
         """Count up; an amount of 0 does nothing."""
         ...
 
-    def set(self, metric: Metric, value: float) -> None: ...
+    def set(self, metric: Metric, value: float) -> None:
+        """What a gauge shows now. To be said again now and then: an exporter may forget what it heard long ago."""
+        ...
 
     def observe(self, metric: Metric, value: float, *, label: str = "") -> None: ...
 
@@ -137,7 +140,7 @@ class PrometheusMeters:
 
 
 class RequestMeter:
-    """Watches the requests of one process, on any of its threads."""
+    """Watches the requests of one process, on any of its threads. ``refresh`` is called now and then."""
 
     def __init__(self, meters: Meters) -> None:
         self._meters = meters
@@ -173,6 +176,10 @@ class RequestMeter:
         except LipsyncError as error:
             self._meters.add(REJECTED, label=error.slug)
             raise
+
+    def refresh(self) -> None:
+        """Say again what is a state."""
+        self._count(0)
 
     def _count(self, more: int) -> None:
         with self._lock:

@@ -38,6 +38,10 @@ class Ingress:
         """Ray Serve asks for it once, after construction."""
         return self._http.api()
 
+    def check_health(self) -> None:
+        """Ray calls this now and then: its exporter forgets a gauge that it has not heard of for twenty seconds."""
+        self._desk.refresh()
+
     async def _models(self) -> list[dict[str, Any]]:
         return [await self._generator.describe.remote()]
 

@@ -65,6 +65,11 @@ class Desk:
 
     def _count_waiting(self, more: int) -> None:
         self._waiting += more
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Say the gauges again, whether or not anything changed."""
+        self._meter.refresh()
         self._meters.set(REQUESTS_WAITING, self._waiting)
 
     def stages(self, request: Request, face: Blob, voice: Blob | None) -> RequestStages:

@@ -116,6 +116,15 @@ def test_a_request_counts_while_it_runs_and_is_measured_at_its_end(registry, met
     assert found[CANCELLED.name] == 0
 
 
+def test_what_is_a_state_is_said_again_when_asked(registry, meters):
+    """An exporter that forgets gauges which it has not heard of lately shows them all the same."""
+    meter = RequestMeter(meters)
+    with meter.watch(report()):
+        meters.set(REQUESTS_RUNNING, float("nan"))
+        meter.refresh()
+        assert shown(registry)[REQUESTS_RUNNING.name] == 1
+
+
 @pytest.mark.parametrize(
     ("error", "cancelled"), [(asyncio.CancelledError(), 1), (GeneratorExit(), 1), (RuntimeError(), 0)]
 )
@@ -159,7 +168,7 @@ def test_batches_add_up_to_fill_speed_and_load(registry, meters):
     found = shown(registry)
     assert found[FRAMES.name] == 768
     assert found[BATCH_FRAMES.name + "_sum"] == 768 and found[BATCH_FILL.name + "_sum"] == 1.5
-    assert found[BATCH_REQUESTS.name + "_bucket{le=6.0}"] == 1 and found[BATCH_REQUESTS.name + "_count"] == 2
+    assert found[BATCH_REQUESTS.name + "_bucket{le=6.5}"] == 1 and found[BATCH_REQUESTS.name + "_count"] == 2
 
 
 def test_a_device_is_never_more_than_busy():

@@ -64,8 +64,13 @@ def test_a_pip_line_of_the_readme_names_what_the_makefile_installs(line):
     assert words[2:] == ["."] or f"{' '.join(words[2:])}" in makefile
 
 
+@pytest.mark.parametrize("line", [line for line in LINES if line.startswith("curl ")])
+def test_a_curl_line_of_the_readme_is_one_of_the_serving_page_whose_lines_are_run(line):
+    assert line in (ROOT / "docs" / "serving.md").read_text().splitlines()
+
+
 def test_no_line_of_the_readme_goes_untested():
-    assert all(line.startswith(("make ", "pip ", "lipsync ")) for line in LINES), LINES
+    assert all(line.startswith(("make ", "pip ", "lipsync ", "curl ")) for line in LINES), LINES
 
 
 @pytest.mark.parametrize("block", [block for language, block in BLOCKS if language == "python"])

@@ -1,0 +1,62 @@
+"""docs/operations.md: each line of the security checklist names a test that exists, and settings it names are real."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = (ROOT / "docs/operations.md").read_text()
+
+
+def section(title: str) -> str:
+    return re.split(r"^## ", PAGE.split(f"\n## {title}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def test_every_line_of_the_security_checklist_is_held_by_tests_that_exist() -> None:
+    rows = [row for row in section("Security").splitlines() if row.startswith("|")][2:]
+    assert len(rows) >= 12
+    for row in rows:
+        held_by = re.findall(r"`(tests/\w+\.py)::(\w+)`", row)
+        assert held_by, row
+        for path, name in held_by:
+            assert re.search(rf"^\s*(async )?def {name}\(", (ROOT / path).read_text(), re.MULTILINE), f"{path}::{name}"
+
+
+def test_every_security_test_of_the_manifests_stands_in_the_checklist() -> None:
+    source = (ROOT / "tests/test_cluster_manifests.py").read_text()
+    names = re.findall(r"^def (test_security_\w+)\(", source, re.MULTILINE)
+    assert len(names) >= 7
+    for name in names:
+        assert name in section("Security"), name
+
+
+def test_other_tests_that_the_page_names_exist() -> None:
+    for path, name in re.findall(r"`(tests/\w+\.py)::(\w+)`", PAGE):
+        assert f"def {name}(" in (ROOT / path).read_text()
+
+
+def test_settings_named_for_turning_exist() -> None:
+    known = {key for name in ("serve_config.yaml", "cluster/serve_config.yaml") for key in _keys(_read(name))}
+    known |= set(re.findall(r"`(?:\w+\.)?(\w+)`", (ROOT / "docs/settings.md").read_text()))
+    known |= set(re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/options.md").read_text(), re.MULTILINE))
+    rows = [row for row in section("Turning it").splitlines() if row.startswith("|")][2:]
+    for row in rows:
+        for named in re.findall(r"`([\w.]+)`", row):
+            last = named.rsplit(".", 1)[-1]
+            if not last.startswith(("overloaded_", "RAY_")) and last not in {"cpu", "decode", "detect", "encode"}:
+                assert last in known, named
+
+
+def _read(name: str) -> object:
+    return yaml.safe_load((ROOT / name).read_text())
+
+
+def _keys(value: object) -> set[str]:
+    if isinstance(value, dict):
+        return set(map(str, value)) | {key for inner in value.values() for key in _keys(inner)}
+    if isinstance(value, list):
+        return {key for inner in value for key in _keys(inner)}
+    return set()
