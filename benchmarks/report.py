@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.serving_report import serving
+from benchmarks.tables import at_most, table
 from lipsync.bench.rows import rows_for
 from lipsync.bench.table import HEAD, end_to_end, ladder_cells, still_face, where
 
@@ -54,16 +56,6 @@ def measured_on(result: Result) -> str:
     on = result["machine"]
     where = f"{on['processor']}, {on['cores']} cores, {on['system']}, Python {on['python']}"
     return f"<sub>{where}, load {on['load']}; {result['date']}, took {result['took_s']} s.</sub>\n"
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table; all columns but the first are right-aligned."""
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines) + "\n"
-
-
-def verdict(value: float, target: float) -> str:
-    return "holds" if value <= target else "**does not hold**"
 
 
 def ladder(found: dict[str, Result]) -> str:
@@ -119,7 +111,7 @@ def memory(result: Result) -> str:
 Peak resident memory of the whole process for a short and a long 1080p clip, without the generator (detector
 {result["detector"]}, preset {result["preset"]}): whether it grows with the clip. Runs of the
 short clip: {runs}; the middle one counts. Target: the long clip needs at most {MEMORY_TARGET_MB} MB more.
-It needs {more} MB more: {verdict(more, MEMORY_TARGET_MB)}.
+It needs {more} MB more: {at_most(more, MEMORY_TARGET_MB)}.
 
 {table(("frames", "clip, MB", "peak, MB"), rows)}"""
 
@@ -134,7 +126,7 @@ def decoding(result: Result) -> str:
 
 Frames decoded, detection included, for {result["frames"]} put out, by the distance of keyframes: a clip has to be
 decoded once to look for faces and once to render; what is beyond that is decoded again where work starts anew.
-Target: at most {DECODING_TARGET} for each frame put out. The most is {worst}: {verdict(worst, DECODING_TARGET)}.
+Target: at most {DECODING_TARGET} for each frame put out. The most is {worst}: {at_most(worst, DECODING_TARGET)}.
 
 {table(("keyframe distance", "decoded", "decoded ÷ put out"), rows)}"""
 
@@ -146,7 +138,7 @@ def overhead(result: Result) -> str:
         spread = f"{case['ratios'][0]} … {case['ratios'][-1]}"
         face = case["face"] + ("" if case["made_here"] else " (file not in the project)")
         run = f"{case['rounds']} × {case['frames']}"
-        figures = run, case["line_ms"], case["encode_ms"], case["ratio"], spread, target, verdict(case["ratio"], target)
+        figures = run, case["line_ms"], case["encode_ms"], case["ratio"], spread, target, at_most(case["ratio"], target)
         rows.append((face, case["detector"], *figures))
     head = (
         "face",
@@ -242,8 +234,8 @@ on a CPU is {result["default"]}; why it is neither compiled nor in bf16: [the de
 Left out: {result["left_out"]}. Differences are from the plain network, in levels of 255, and how many samples are
 another level after truncation.
 Targets for the default: at least {ONNX_TARGET} times as fast as onnxruntime (measured: {least},
-{verdict(-least, -ONNX_TARGET)}), at most {DIFFERENT_TARGET} % of samples another level (measured: {worst},
-{verdict(worst, DIFFERENT_TARGET)}).
+{at_most(-least, -ONNX_TARGET)}), at most {DIFFERENT_TARGET} % of samples another level (measured: {worst},
+{at_most(worst, DIFFERENT_TARGET)}).
 
 {table(head, rows)}"""
 
@@ -300,6 +292,7 @@ SECTIONS: dict[str, Callable[[Result], str]] = {
     "engine": engine,
     "b_frames": b_frames,
     "batcher": batcher,
+    "serving": serving,
     "fresh": fresh,
 }
 
