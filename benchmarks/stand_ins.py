@@ -64,7 +64,7 @@ class FixedCostDevice:
         self._fails_once = fails_once
         self.counts = EngineCounts()
         self.info = EngineInfo(
-            device="cpu", madename=f"stand-in, {batch_s} s for {batch_size} frames", precision="fp32",
+            device="cpu", device_name=f"stand-in, {batch_s} s for {batch_size} frames", precision="fp32",
             batch_size=batch_size, buckets=(batch_size,), compiled=False, exact=False, parameters=0, torch_version="",
         )  # fmt: skip
 
