@@ -20,8 +20,8 @@ from ray.serve import Application
 from lipsync.batcher import BatchReport
 from lipsync.core import F32, I32, U8, AudioFormat, AudioPacket, Fragment, SegmentTask
 from lipsync.engine import Engine
-from lipsync.engine.engine import EngineCounts, EngineInfo
 from lipsync.engine.frames import Frames, check_frames, join
+from lipsync.engine.info import EngineCounts, EngineInfo
 from lipsync.errors import EngineError
 from lipsync.media.encode import encode_segment
 from lipsync.media.picture import Picture
