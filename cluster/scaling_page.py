@@ -75,7 +75,9 @@ def _limits(result: Result) -> str:
     for size in (1, 10, 100, 1000):
         reached = [row for row in shared if size / 10 <= row["gpus"] < size]
         change = "; ".join(f"*{row['what']}:* {REMEDIES[row['what']]}" for row in reached)
-        steps.append(f"* **{size:,} GPU{'s' * (size > 1)}.** {change or 'Nothing: the shipped configuration carries it'}.")
+        steps.append(
+            f"* **{size:,} GPU{'s' * (size > 1)}.** {change or 'Nothing: the shipped configuration carries it'}."
+        )
     there, full, room = (network[key] / 1e6 for key in ("crops_and_patches", "crops_and_patches_at_a_full_gpu", "room"))
     return f"""## Where the next bottleneck lies
 

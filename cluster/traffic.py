@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -177,12 +177,21 @@ async def open_loop(sender: Sender, *, rate_per_s: float, duration_s: float, see
             due_s += times.expovariate(rate_per_s)
 
 
-async def closed_loop(sender: Sender, *, callers: int, duration_s: float, pause_s: float = 1.0) -> None:
-    """So many callers, each with its next request when the last has ended; one that was refused waits ``pause_s``."""
+async def closed_loop(
+    sender: Sender,
+    *,
+    callers: int,
+    duration_s: float,
+    pause_s: float = 1.0,
+    is_over: Callable[[], bool] = lambda: False,
+) -> None:
+    """So many callers, each with its next request when the last has ended; one that was refused waits ``pause_s``.
+
+    ``is_over`` may end it before ``duration_s``."""
     sender.begin()
 
     async def call() -> None:
-        while (due_s := sender.now_s) < duration_s:
+        while (due_s := sender.now_s) < duration_s and not is_over():
             outcome = await sender.send(sender.mix.draw(), due_s=due_s, slot=sender.take())
             if outcome.refusal:
                 await asyncio.sleep(pause_s)
