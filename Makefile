@@ -8,13 +8,22 @@ STAMP := $(VENV)/.installed
 REPORTING := RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S=1 RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S=1
 PROXY_haproxy := RAY_SERVE_ENABLE_HA_PROXY=1 RAY_SERVE_THROUGHPUT_OPTIMIZED=1
 
-.PHONY: demo serve test check fix bench bench-gpu demo-model clean
+.PHONY: demo serve load simulate chaos test check fix bench bench-gpu demo-model clean
 
 demo: $(STAMP)                ## make demo.mp4 and its contact sheet from the packaged face and voice
 	$(BIN)/lipsync demo --output demo.mp4 --sheet demo.png
 
 serve: $(STAMP)               ## serve on http://127.0.0.1:8000 until Ctrl-C (PROXY=haproxy: Ray Serve's other proxy)
 	$(REPORTING) $(PROXY_$(PROXY)) $(BIN)/serve run serve_config.yaml
+
+load: $(STAMP)                ## put load on a running application: make load URL=… LOAD='--rate 2 --mix short=6,video=1'
+	$(BIN)/python -m cluster.load $(or $(URL),http://127.0.0.1:8000) $(LOAD)
+
+simulate: $(STAMP)            ## model 1 to 1,000 GPUs, and write docs/scaling.md, its JSON and its chart
+	$(BIN)/python -m cluster.simulate
+
+chaos: $(STAMP)               ## break a cluster of its own for 20 minutes, and write docs/benchmarks/chaos.json
+	$(BIN)/python -m cluster.chaos --json docs/benchmarks/chaos.json $(CHAOS)
 
 test: $(STAMP)                ## run every test
 	$(BIN)/python -m pytest

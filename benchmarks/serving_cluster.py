@@ -128,7 +128,9 @@ def _cpu_s(process: psutil.Process) -> float:
 
 
 @contextmanager
-def running(config: Mapping[str, Any], *, workers: int = 0, num_gpus: int = 0) -> Iterator[Running]:
+def running(
+    config: Mapping[str, Any], *, workers: int = 0, num_gpus: int = 0, within_s: float = 120.0
+) -> Iterator[Running]:
     """The application on a head node and ``workers`` more, each with ``num_gpus`` GPUs as far as Ray is told."""
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray gives its workers 15, so that anything else comes first
@@ -147,7 +149,7 @@ def running(config: Mapping[str, Any], *, workers: int = 0, num_gpus: int = 0) -
         for _ in range(workers):
             cluster.add_node(num_cpus=4, num_gpus=num_gpus)
         ray.init(address=cluster.address, log_to_driver=False, namespace="serve")
-        deploy(config)
+        deploy(config, within_s=within_s)
         yield Running(f"http://127.0.0.1:{config['http_options']['port']}", cluster, dict(config))
     finally:
         serve.shutdown()

@@ -35,6 +35,7 @@ from .form import TEXTS, body_schema, options_of
 from .multipart import Form, most_bytes, receive
 from .requests import Desk, Request, timings
 from .settings import Settings
+from .spool import room_on_disk
 
 _BLOCK = 1 << 18
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -108,7 +109,8 @@ class Http:
 
     async def _whole(self, answering: _Answering, request: Request, made: Ahead[Fragment]) -> Response:
         path = request.folder.place / "result.mp4"
-        await write_file(_iterated(made), path)
+        with room_on_disk():
+            await write_file(_iterated(made), path)
         size = path.stat().st_size
         request.folder.book(size)
 

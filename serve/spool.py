@@ -39,9 +39,10 @@ class Spool:
 
     @contextmanager
     def folder(self) -> Iterator[SpoolFolder]:
-        """A request's place. Removed with all that is in it."""
+        """A request's place. Removed with all that is in it. Raises Overloaded where the disk is full."""
         self.sweep()
-        place = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=self._root))
+        with room_on_disk():
+            place = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=self._root))
         folder = SpoolFolder(self, place)
         try:
             yield folder
@@ -105,13 +106,13 @@ class SpoolFile:
                 f"The file has more than {self._limit_bytes:,} bytes, the most allowed. Send a smaller one."
             )
         self._folder.book(len(data))
-        with _room_on_disk():
+        with room_on_disk():
             self._file.write(data)
         self._digest.update(data)
 
     def close(self) -> None:
         """Raises Overloaded where the disk is full."""
-        with _room_on_disk():
+        with room_on_disk():
             self._file.close()
 
     def blob(self) -> Blob:
@@ -127,10 +128,12 @@ def _full() -> Overloaded:
 
 
 @contextmanager
-def _room_on_disk() -> Iterator[None]:
+def room_on_disk() -> Iterator[None]:
+    """Raises Overloaded where what is written inside finds the disk full."""
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        said = error.__cause__ if isinstance(error.__cause__, OSError) else error  # an OutputError has it as its cause
+        if said.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise _full() from error

@@ -14,11 +14,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lipsync.errors import InputTooLarge, LipsyncError, MalformedRequest, Overloaded, UnreadableMedia, UnsupportedMedia
+from lipsync.errors import (
+    InputTooLarge,
+    LipsyncError,
+    MalformedRequest,
+    OutputError,
+    Overloaded,
+    UnreadableMedia,
+    UnsupportedMedia,
+)
 from serve import multipart
 from serve.multipart import TEXT_BYTES, Form, most_bytes, receive
 from serve.settings import SpoolSettings
-from serve.spool import Spool
+from serve.spool import Spool, room_on_disk
 
 BOUNDARY = "----edge"
 TYPE = f"multipart/form-data; boundary={BOUNDARY}"
@@ -356,3 +364,18 @@ def test_the_spool_is_for_its_owner_alone(spool, monkeypatch, tmp_path):
         Spool(SpoolSettings())
     (tmp_path / f"lipsync-spool-{os.getuid()}").unlink()
     assert Path(Spool(SpoolSettings())._root).parent == tmp_path
+
+
+def test_a_result_that_finds_the_disk_full_is_told_so_too_and_another_fault_is_not():
+    def write(code: int) -> None:
+        with room_on_disk():
+            try:
+                raise OSError(code, os.strerror(code))
+            except OSError as error:  # as lipsync.output does
+                raise OutputError("Cannot write it.") from error
+
+    with pytest.raises(Overloaded) as full:
+        write(errno.ENOSPC)
+    assert full.value.reason == "spool"
+    with pytest.raises(OutputError):
+        write(errno.EACCES)

@@ -1,0 +1,216 @@
+"""Breaks a cluster of its own on this machine while load runs on it, and says what the callers noticed.
+
+    python -m cluster.chaos --minutes 20 --json docs/benchmarks/chaos.json
+
+Each fault in turn: a replica of each kind, the proxy, the Serve controller, a worker node, the head's server, a full
+disk.
+Every answer is compared, byte for byte, with one that was made before anything was broken. A fault has been got over
+when what was killed is there again, the controller counts every replica as running, and a request that was sent
+afterwards has been answered. Delaying the network between two nodes needs netem, which is said where it is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from benchmarks.__main__ import machine
+from cluster.breaking import FAULTS, Breakable, CannotBreak, Fault, breakable
+from cluster.mix import Inputs, Mix
+from cluster.summary import percentiles, summarise
+from cluster.traffic import Outcome, Sender, closed_loop, warm_up
+
+MIX = "short"
+CALLERS = 3
+ATTEMPTS = 12
+"""A proxy took up to 31 s to come back on a busy machine: callers try for longer than that."""
+REQUEST_TIMEOUT_S = 120.0
+CALM_S = 1.0
+GIVE_UP_S = 240.0
+
+
+def can_delay_network() -> str:
+    """Empty where a delay can be put on a network device here, else what stands against it."""
+    try:
+        done = subprocess.run(
+            ["unshare", "--net", "tc", "qdisc", "add", "dev", "lo", "root", "netem", "delay", "20ms"],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    except FileNotFoundError as error:
+        return f"{error.filename} is missing"
+    return "" if done.returncode == 0 else done.stderr.strip() or "tc failed"
+
+
+class Load:
+    """Requests that go on, from a thread of their own: nodes of a cluster can be started from the main thread alone."""
+
+    def __init__(self, url: str) -> None:
+        self.sender = Sender(
+            url,
+            mix=Mix.parse(MIX),
+            inputs=Inputs(),
+            in_flight=CALLERS,
+            timeout_s=REQUEST_TIMEOUT_S,
+            attempts=ATTEMPTS,
+        )
+        self.calm_digests: set[str] = set()
+        self._runs, self._over = threading.Event(), threading.Event()
+        self._thread = ThreadPoolExecutor(1)
+
+    async def _run(self) -> None:
+        async with self.sender:
+            await warm_up(self.sender, rounds=2)
+            self.calm_digests = {one.digest for one in self.sender.outcomes}
+            loop = closed_loop(self.sender, callers=CALLERS, duration_s=float("inf"), is_over=self._over.is_set)
+            self._runs.set()
+            await loop
+
+    @property
+    def has_ended(self) -> bool:
+        return self._running.done()
+
+    def __enter__(self) -> Load:
+        """Returns when load runs. Raises what stands against it."""
+        self._running = self._thread.submit(lambda: asyncio.run(self._run()))
+        while not self._runs.wait(0.1):
+            if self.has_ended:
+                self._running.result()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends when the last requests have. Raises what went wrong with sending."""
+        self._over.set()
+        self._running.result()
+        self._thread.shutdown()
+
+
+def break_all(target: Breakable, faults: Sequence[Fault], *, until_s: float) -> dict[str, Any]:
+    """The faults in turn, again and again, until ``until_s`` (monotonic); each at least once."""
+    skipped: dict[str, str] = {}
+    log: list[dict[str, Any]] = []
+    began = time.monotonic()
+    with Load(target.app.url) as load:
+        if len(load.calm_digests) != 1:
+            raise RuntimeError("two answers to one request differ before anything was broken")
+        for number, fault in enumerate(itertools.cycle(faults)):
+            if load.has_ended or (number >= len(faults) and time.monotonic() > until_s):
+                break
+            if fault.name in skipped:
+                continue
+            try:
+                log.append(_strike(target, fault, load.sender))
+                print(json.dumps(log[-1]), file=sys.stderr, flush=True)
+            except CannotBreak as error:
+                skipped[fault.name] = str(error)
+            time.sleep(CALM_S)
+    (right,) = load.calm_digests
+    result = _results(load.sender.outcomes, log, skipped, right=right, took_s=time.monotonic() - began)
+    return result | {"pieces_done_again": _retried(target)}
+
+
+def _strike(target: Breakable, fault: Fault, sender: Sender) -> dict[str, Any]:
+    """Break it, and wait until it has been got over. Recovery counts from the moment before it was broken."""
+    struck_s, began = sender.now_s, time.monotonic()
+    is_replaced = fault.strike(target)
+    answered_s: float | None = None
+    replaced_s: float | None = None
+    while (waited_s := time.monotonic() - began) < GIVE_UP_S and (answered_s is None or replaced_s is None):
+        after = [one.ended_s for one in list(sender.outcomes) if one.sent_s >= struck_s and not one.refusal]
+        answered_s = answered_s or (min(after) - struck_s if after else None)
+        if replaced_s is None and is_replaced():
+            replaced_s = waited_s
+        time.sleep(0.2)
+    is_whole = answered_s is not None and replaced_s is not None
+    return {
+        "fault": fault.name,
+        "at_s": round(struck_s, 1),
+        "answered_again_s": _rounded(answered_s),
+        "replaced_s": _rounded(replaced_s),
+        "bound_s": fault.bound_s,
+        "is_in_time": is_whole and max(answered_s or 0.0, replaced_s or 0.0) <= fault.bound_s,
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 2)
+
+
+def _retried(target: Breakable) -> float | None:
+    """Segments and other pieces that were made again, as the metrics of the surviving processes count them."""
+    try:
+        text = httpx.get(target.app.url + "/metrics", timeout=30, trust_env=False).raise_for_status().text
+    except httpx.HTTPError:
+        return None
+    found = re.findall(r"^ray_lipsync_segment_retries_total(?:\{.*\})? ([0-9.e+]+)$", text, re.MULTILINE)
+    return sum(map(float, found))
+
+
+def _results(
+    outcomes: Sequence[Outcome], log: list[dict[str, Any]], skipped: dict[str, str], *, right: str, took_s: float
+) -> dict[str, Any]:
+    answered = [one for one in outcomes if not one.refusal]
+    faults = {}
+    for name in dict.fromkeys(one["fault"] for one in log):
+        of_kind = [one for one in log if one["fault"] == name]
+        faults[name] = {
+            "times": len(of_kind),
+            "in_time": sum(one["is_in_time"] for one in of_kind),
+            "replaced_s": percentiles(one["replaced_s"] for one in of_kind if one["replaced_s"] is not None),
+            "answered_again_s": percentiles(
+                one["answered_again_s"] for one in of_kind if one["answered_again_s"] is not None
+            ),
+        }
+    return {
+        "requests": len(outcomes),
+        "answered_right": sum(one.digest == right for one in answered),
+        "answered_wrong": sum(one.digest != right for one in answered),
+        "attempts": ATTEMPTS,
+        "refused": dict(Counter(one.refusal for one in outcomes if one.refusal)),
+        "refusals_said": {one.refusal: one.detail[:200] for one in outcomes if one.refusal},
+        "hung": sum(one.ended_s - one.sent_s > REQUEST_TIMEOUT_S + 5 for one in outcomes),
+        "latency_s": summarise(outcomes, duration_s=took_s)["all"]["latency_s"],
+        "faults": faults,
+        "skipped": skipped,
+        "log": log,
+    }
+
+
+def main(given: list[str] | None = None) -> int:
+    """0 where every answer was right and none hung."""
+    parser = argparse.ArgumentParser(prog="python -m cluster.chaos", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--minutes", type=float, default=20.0, help="how long; every fault comes once at least")
+    parser.add_argument("--faults", nargs="*", default=list(FAULTS), choices=list(FAULTS), help="only these")
+    parser.add_argument("--json", type=Path, help="where the log goes")
+    options = parser.parse_args(given)
+    on, began = machine(), time.monotonic()
+    with breakable() as target:
+        faults = [FAULTS[name] for name in options.faults]
+        result = break_all(target, faults, until_s=time.monotonic() + 60 * options.minutes)
+    if problem := can_delay_network():
+        result["skipped"]["network delay"] = f"not possible here: {problem}"
+    else:
+        result["skipped"]["network delay"] = "possible here, and not written yet"
+    result |= {"machine": on, "date": time.strftime("%Y-%m-%d"), "took_s": round(time.monotonic() - began, 1)}
+    text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
+    if options.json is not None:
+        options.json.write_text(text)
+    print(json.dumps({key: result[key] for key in result if key != "log"}, indent=1, ensure_ascii=False))
+    return 0 if result["answered_right"] and not result["answered_wrong"] and not result["hung"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,106 @@
+"""The breaking of clusters: that its account is right, against a scripted server, and one fault of each kind in earnest."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from scripted_server import Scripted, Step, mp4, problem
+
+from cluster import chaos
+from cluster.breaking import FAULTS, Breakable, CannotBreak, Fault, breakable
+
+ROOT = Path(__file__).resolve().parents[1]
+pytestmark = [pytest.mark.filterwarnings("ignore")]  # Ray's own, in this process
+
+
+def scripted(server: Scripted) -> Breakable:
+    return Breakable(SimpleNamespace(url=server.url), Path("/nonexistent"), False, False)  # type: ignore[arg-type]
+
+
+def fault(name: str, *, replaced_after_s: float, bound_s: float = 5.0) -> Fault:
+    def strike(_: Breakable):
+        began = time.monotonic()
+        return lambda: time.monotonic() - began >= replaced_after_s
+
+    return Fault(name, strike, bound_s)
+
+
+def slowly(step: Step) -> Step:
+    async def slow(writer) -> bool:
+        await chaos.asyncio.sleep(0.05)
+        return await step(writer)
+
+    return slow
+
+
+def test_recovery_counts_until_it_is_replaced_and_a_later_request_is_answered() -> None:
+    faults = [fault("quick", replaced_after_s=0.5), fault("late", replaced_after_s=1.5, bound_s=1.0)]
+    with Scripted([slowly(mp4(b"right")) for _ in range(2000)]) as server:
+        result = chaos.break_all(scripted(server), faults, until_s=0)
+    assert [one["fault"] for one in result["log"]] == ["quick", "late"]
+    assert 0.5 <= result["log"][0]["replaced_s"] < 1.5 <= result["log"][1]["replaced_s"] < 3
+    assert result["faults"]["quick"]["in_time"] == 1
+    assert result["faults"]["late"]["in_time"] == 0
+    assert result["answered_right"] == result["requests"] > 20
+    assert (result["answered_wrong"], result["refused"], result["hung"]) == (0, {}, 0)
+
+
+def test_an_answer_of_other_bytes_and_a_refusal_are_told_apart_from_right_ones() -> None:
+    right = [slowly(mp4(b"right")) for _ in range(2000)]
+    steps = [*right[:8], mp4(b"wrong"), problem(422, "no_face"), *right]
+    with Scripted(steps) as server:
+        result = chaos.break_all(scripted(server), [fault("quick", replaced_after_s=0.5)], until_s=0)
+    assert result["answered_wrong"] == 1
+    assert result["refused"] == {"no_face": 1}
+    assert result["answered_right"] == result["requests"] - 2
+
+
+def test_what_a_machine_does_not_allow_is_said_and_the_rest_goes_on() -> None:
+    def refuse(_: Breakable):
+        raise CannotBreak("not here")
+
+    faults = [Fault("impossible", refuse, 1.0), fault("quick", replaced_after_s=0)]
+    with Scripted([slowly(mp4(b"right")) for _ in range(2000)]) as server:
+        result = chaos.break_all(scripted(server), faults, until_s=0)
+    assert result["skipped"] == {"impossible": "not here"}
+    assert list(result["faults"]) == ["quick"]
+
+
+def test_nothing_is_broken_where_calm_answers_already_differ() -> None:
+    with Scripted([mp4(b"one"), mp4(b"other")]) as server, pytest.raises(RuntimeError, match="differ"):
+        chaos.break_all(scripted(server), [fault("quick", replaced_after_s=0)], until_s=0)
+
+
+def test_the_committed_log_adds_up_and_no_answer_in_it_is_wrong() -> None:
+    log = json.loads((ROOT / "docs" / "benchmarks" / "chaos.json").read_text())
+    assert log["requests"] == log["answered_right"] + sum(log["refused"].values()) >= 200
+    assert (log["answered_wrong"], log["hung"]) == (0, 0)
+    assert {name: one["times"] for name, one in log["faults"].items()} == Counter(one["fault"] for one in log["log"])
+    assert set(log["faults"]) | set(log["skipped"]) == {*FAULTS, "network delay"}
+
+
+# ---------------------------------------------------------------- in earnest
+
+
+@pytest.fixture(scope="module")
+def target() -> Iterator[Breakable]:
+    with breakable() as running:
+        yield running
+
+
+@pytest.mark.serial
+@pytest.mark.timeout(900)
+def test_one_fault_of_each_kind_under_load_and_every_answer_is_right(target: Breakable) -> None:
+    result = chaos.break_all(target, list(FAULTS.values()), until_s=0)
+    assert result["requests"] == result["answered_right"] > len(FAULTS), result
+    assert result["hung"] == 0
+    assert set(result["faults"]) | set(result["skipped"]) == set(FAULTS)
+    assert not set(result["skipped"]) - {"head", "full disk"}, "only these want something of the machine"
+    for one in result["log"]:
+        assert one["replaced_s"] is not None and one["answered_again_s"] is not None, one
