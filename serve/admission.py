@@ -14,6 +14,8 @@ from .settings import AdmissionSettings
 
 _ACCUSED_MOST = 10_000
 _ACCUSED_FOR_S = 3600.0
+_LEARNING = 0.1
+"""How much the latest request counts in what is usual."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,7 @@ class Books:
         self._settings, self._clock = settings, clock
         self._leases: dict[str, tuple[Lease, float]] = {}  # until when
         self._accused: dict[str, float] = {}
+        self._usual_frames = 0.0  # of a request: what is expected of one whose headers were not read yet
 
     @property
     def requests(self) -> int:
@@ -60,6 +63,8 @@ class Books:
         own = sum(other.key == lease.key for other, _ in self._leases.values())
         if lease.key and own >= settings.requests_per_key:
             return Decision("key", settings.retry_after_s)
+        if self._leases and self._expected_frames > settings.frames:
+            return Decision("frames", settings.retry_after_s)
         self._write(lease)
         return Decision()
 
@@ -68,6 +73,7 @@ class Books:
         if any(self._accused.get(found, 0.0) > self._clock() for found in hashes):
             self.leave(lease.request)
             return Decision("input")
+        self._usual_frames += _LEARNING * (lease.frames - self._usual_frames)
         others = self.frames - self._frames_of(lease.request)
         if others and others + lease.frames > self._settings.frames:  # alone, a request of any length is taken
             self.leave(lease.request)
@@ -93,6 +99,12 @@ class Books:
     @property
     def has_room(self) -> bool:
         return self.requests < self._settings.requests and self.frames < self._settings.frames
+
+    @property
+    def _expected_frames(self) -> float:
+        """With one request more: refusing it at the door costs it and the cluster nothing but a call."""
+        unread = 1 + sum(not lease.frames for lease, _ in self._leases.values())
+        return self.frames + unread * self._usual_frames
 
     def _frames_of(self, request: str) -> int:
         known = self._leases.get(request)

@@ -48,22 +48,22 @@ class Gate:
         self._settings = settings
         self._own = Books(settings)
         self._held: dict[str, Lease] = {}
-        self._full_until_s = 0.0
+        self._full, self._full_until_s = Decision(), 0.0
         self._renewing: asyncio.Task[None] | None = None
 
     @asynccontextmanager
     async def request(self, name: str, *, key: str) -> AsyncIterator[Pass]:
         """For as long as a request is under way. Raises Overloaded at once where there is no room."""
         if monotonic() < self._full_until_s:
-            raise _refusal(Decision("requests", self._settings.retry_after_s))
+            raise _refusal(self._full)
         lease = Lease(name, key)
         try:
             decision = await self._decide(self._books.enter.remote(lease), lambda: self._own.enter(lease))
         except asyncio.CancelledError:
             self._books.leave.remote(name)  # the caller went away, and may have been let in
             raise
-        if decision.reason == "requests":
-            self._full_until_s = monotonic() + _REFUSAL_HOLDS_S
+        if decision.reason in ("requests", "frames"):
+            self._full, self._full_until_s = decision, monotonic() + _REFUSAL_HOLDS_S
         if decision.reason:
             raise _refusal(decision)
         self._hold(lease)

@@ -64,8 +64,10 @@ class AnyOrder(RuleBasedStateMachine):
             assert decision == Decision("requests", 3)
         elif key and sum(entry[0] == key for entry in living.values()) >= SMALL.requests_per_key:
             assert decision == Decision("key", 3)
+        elif decision.reason:
+            # what is expected of it, going by those before, is more than there is room for
+            assert decision == Decision("frames", 3) and living
         else:
-            assert not decision.reason
             self.model[name] = (key, 0, self.clock.now_s + SMALL.lease_s)
 
     @rule(name=st.integers(0, 30), frames=st.integers(0, 250))
@@ -315,3 +317,16 @@ async def test_a_request_that_fails_leaves_the_books_too():
             raise RuntimeError
     await asyncio.sleep(0.01)
     assert books.real._books.requests == 0 and gate._own.requests == 0
+
+
+def test_at_the_door_a_request_is_taken_to_be_as_long_as_those_before_it():
+    books = Books(AdmissionSettings(requests=50, frames=1000))
+    for number in range(60):  # each alone: they are done before the next comes
+        assert not books.enter(Lease(str(number), "")).reason
+        assert not books.know(Lease(str(number), "", 300), []).reason
+        books.leave(str(number))
+    let_in = [name for name in "abcdef" if not books.enter(Lease(name, "")).reason]
+    assert let_in == ["a", "b", "c"], "a fourth of 300 frames would be more than 1000"
+    for name in let_in:
+        books.leave(name)
+    assert not books.enter(Lease("alone", "")).reason
