@@ -94,7 +94,7 @@ def test_the_package_carries_a_generator_small_enough_and_says_what_everything_i
 
 def test_the_mouth_follows_a_sentence_and_a_voice_never_heard_in_training(drawn: np.ndarray, spoken: Spoken):
     read, truth = spoken.reader.read(drawn), spoken.truth(len(drawn))
-    assert correlation(read[:, JAW], truth[:, JAW]) >= 0.75
+    assert correlation(read[:, JAW], truth[:, JAW]) >= 0.83
     assert lag(read[:, JAW], truth[:, JAW]) == 0
     assert 0.7 <= read[:, JAW].std() / truth[:, JAW].std() <= 1.3
 
@@ -156,16 +156,3 @@ def test_the_packaged_clip_loops_with_a_face_in_every_frame():
     assert all(len(found) == 1 for found in create_detector("centerface").detect(small[::6]))
     step = [np.abs(a.astype(float) - b).mean() for a, b in pairwise(small)]
     assert np.abs(small[-1].astype(float) - small[0]).mean() <= 1.5 * max(step)
-
-
-def test_the_product_keeps_mouth_and_voice_together(service: LipsyncService, spoken: Spoken, tmp_path: Path):
-    voice, output = tmp_path / "voice.wav", tmp_path / "out.mp4"
-    voice.write_bytes(spoken.wav)
-    x1, y1, x2, y2 = spoken.box
-    service.process(str(ASSETS / "face.jpg"), str(voice), str(output), box=(y1, y2, x1, x2), fps=FPS)
-    with av.open(str(output)) as container:
-        frames = [frame.to_ndarray(format="bgr24") for frame in container.decode(video=0)]
-    crops = np.stack([cv2.resize(frame[y1:y2, x1:x2], (96, 96)) for frame in frames])
-    read, truth = spoken.reader.read(crops), spoken.truth(len(crops))
-    assert correlation(read[:, JAW], truth[:, JAW]) >= 0.75
-    assert lag(read[:, JAW], truth[:, JAW]) == 0
