@@ -104,11 +104,12 @@ def test_a_voice_one_frame_late_is_noticed(service: LipsyncService, crop: np.nda
     assert lag(spoken.reader.read(early)[:, JAW], spoken.truth(len(early))[:, JAW]) == -1
 
 
-def test_the_mouth_is_shut_in_silence_and_wide_on_the_widest_vowel(drawn: np.ndarray, spoken: Spoken):
+def test_the_mouth_is_shut_in_silence_and_wide_on_wide_vowels(drawn: np.ndarray, spoken: Spoken):
     jaw, truth = spoken.reader.read(drawn)[:, JAW], spoken.truth(len(drawn))[:, JAW]
     assert jaw[:5].max() < 0.12, "the sentence begins after 0.3 s of silence"
     assert jaw[-6:].max() < 0.12, "and ends with 0.4 s of it"
-    assert jaw[max(0, truth.argmax() - 1) : truth.argmax() + 2].max() >= 0.5
+    assert truth.max() > 0.8 and jaw.max() > 0.8
+    assert jaw[truth > 0.6].mean() >= 0.8 * truth[truth > 0.6].mean()
 
 
 def test_only_the_mouth_moves(drawn: np.ndarray, crop: np.ndarray):

@@ -26,10 +26,12 @@ def main() -> None:
     parser.add_argument("--sheet", type=Path, default=Path("docs/images/demo_model.png"))
     parser.add_argument("--recordings", type=Path, nargs="*", default=[], help="recorded speech to measure on, wav")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--utterances", type=int, default=4000)
-    parser.add_argument("--hearing-steps", type=int, default=6500)
-    parser.add_argument("--frame-parts", type=int, default=8, help="of 2400 frames each")
-    parser.add_argument("--drawing-steps", type=int, default=6000)
+    parser.add_argument("--utterances", type=int, default=8000)
+    parser.add_argument("--hearing-steps", type=int, default=10000)
+    parser.add_argument("--frame-parts", type=int, default=4, help="of 2400 frames each")
+    parser.add_argument("--drawing-steps", type=int, default=10000)
+    parser.add_argument("--drawing-rate", type=float, default=1.5e-3)
+    parser.add_argument("--begin", type=Path, help="a generator of the same drawing widths that drawing starts from")
     options = parser.parse_args()
     if unknown := set(options.steps) - set(STEPS):
         parser.error(f"there is no step {', '.join(sorted(unknown))}; there are {', '.join(STEPS)}.")
@@ -68,7 +70,8 @@ def run(step: str, options: argparse.Namespace) -> None:
         from lipsync.demo.drawing import Course as DrawingCourse
         from lipsync.demo.drawing import train_drawing
 
-        train_drawing(frames, drawing, DrawingCourse(steps=options.drawing_steps))
+        course = DrawingCourse(steps=options.drawing_steps, rate=options.drawing_rate)
+        train_drawing(frames, drawing, course, options.begin)
     elif step == "export":
         from lipsync.demo.corpus import read_corpus
         from lipsync.demo.export import export

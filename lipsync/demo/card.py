@@ -10,13 +10,16 @@ _BEGIN, _END = "<!-- measured: begin -->", "<!-- measured: end -->"
 _ROWS = (
     ("jaw: correlation with the truth", "jawOpen", "≥ 0.88", "≥ 0.75"),
     ("jaw: what the ear alone reaches", "jawOpen_ear", "", ""),
+    ("jaw: what the drawing alone reaches, told the truth", "jawOpen_hand", "", ""),
     ("jaw: amplitude ÷ truth's", "amplitude", "0.85–1.15", ""),
     ("jaw: amplitude of the ear alone, not widened", "amplitude_ear", "", ""),
     ("lag 0, share of sequences", "lag_0_share", "≥ 0.95", "≥ 0.90"),
     ("funnel: correlation", "mouthFunnel", "≥ 0.65", ""),
     ("funnel: the ear alone", "mouthFunnel_ear", "", ""),
+    ("funnel: the drawing alone", "mouthFunnel_hand", "", ""),
     ("pucker: correlation", "mouthPucker", "≥ 0.65", ""),
     ("pucker: the ear alone", "mouthPucker_ear", "", ""),
+    ("pucker: the drawing alone", "mouthPucker_hand", "", ""),
     ("shut in silence, share of frames", "shut_in_silence", "≥ 0.90", ""),
     ("shut on p, b, m, share of them", "shut_on_pbm", "≥ 0.90", ""),
     ("PSNR outside the mouth, dB", "psnr_outside_db", "≥ 36", ""),
@@ -35,7 +38,8 @@ def measured_table(report: dict[str, Any]) -> str:
         lines.append(f"| {label} | {shipped[key]} | {wished} | {unknown[key]} | {wished_unknown} |")
     lines += ["", "| recorded speech | opening against energy | against loudness | against shuffled loudness |"]
     lines.append("|---|---|---|---|")
-    for name, row in report["recorded_speech"].items():
+    truth = {"for comparison: the truth of the synthesised sentences": report["truth_of_the_sentences"]}
+    for name, row in (report["recorded_speech"] | truth).items():
         lines.append(f"| {name} | {row['energy_correlation']} | {row['loudness_correlation']} | {row['shuffled']} |")
     return "\n".join(lines)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import numpy as np
 
 from lipsync.core import F32, I64
 from lipsync.demo.espeak import Voice, synthesiser
-from lipsync.demo.sentences import HELD_OUT
-from lipsync.demo.speech import HELD_OUT_VARIANTS, Utterance, draw_utterance, utter
+from lipsync.demo.sentences import HELD_OUT, TUNING
+from lipsync.demo.speech import Utterance, draw_utterance, utter
+from lipsync.demo.voices import FAMILIAR_VARIANTS, HELD_OUT_VARIANTS, TUNING_VARIANTS
 from lipsync.voice.mel import SILENCE
 
 WINDOW = 16
@@ -47,11 +49,25 @@ def join(utterances: list[Utterance]) -> Corpus:
 
 def held_out_utterances() -> list[Utterance]:
     """The kept-back sentences in kept-back voices, clean, twelve of them."""
+    return _recite(HELD_OUT, HELD_OUT_VARIANTS)
+
+
+def tuning_utterances() -> list[Utterance]:
+    """Other sentences, one in each voice that neither training nor the measures hear: for the export's choice."""
+    return _recite([TUNING[k % len(TUNING)] for k in range(len(TUNING_VARIANTS))], TUNING_VARIANTS)
+
+
+def familiar_utterances() -> list[Utterance]:
+    """The kept-back sentences in voices that training hears, clean: how much of an error is the voice's."""
+    return _recite(HELD_OUT, FAMILIAR_VARIANTS)
+
+
+def _recite(sentences: Sequence[str], variants: Sequence[str]) -> list[Utterance]:
     voices = [
-        Voice(f"en-us+{HELD_OUT_VARIANTS[k % len(HELD_OUT_VARIANTS)]}", 140 + 5 * k, 40 + 2 * k)
-        for k in range(len(HELD_OUT))
+        Voice(f"en-us+{variants[k % len(variants)]}", 140 + 5 * (k % 12), 40 + 2 * (k % 12))
+        for k in range(len(sentences))
     ]
-    return [utter(synthesiser().say(text, voice)) for text, voice in zip(HELD_OUT, voices, strict=True)]
+    return [utter(synthesiser().say(text, voice)) for text, voice in zip(sentences, voices, strict=True)]
 
 
 def make_corpus(folder: Path, *, seed: int, count: int, part: int = 250) -> None:

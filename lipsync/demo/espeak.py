@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
@@ -67,7 +69,10 @@ class Speech:
 
 
 class Synthesiser:
-    """The library's one instance in this process; not for several threads at once."""
+    """The library's one instance in this process; not for several threads at once.
+
+    It reads its voices from a folder of its own, made of links to the installed data, so that voices can be added.
+    """
 
     def __init__(self) -> None:
         path = ctypes.util.find_library("espeak-ng") or "libespeak-ng.so.1"
@@ -75,14 +80,42 @@ class Synthesiser:
             self._library = ctypes.CDLL(path)
         except OSError as error:
             raise RuntimeError("espeak-ng is not installed; install the system package 'espeak-ng'.") from error
-        self.sample_rate_hz: int = self._library.espeak_Initialize(_RETRIEVAL, 0, None, _PHONEME_EVENTS)
-        if self.sample_rate_hz <= 0:
-            raise RuntimeError("espeak-ng did not start; reinstall 'espeak-ng' and 'espeak-ng-data'.")
+        self._start(None)
+        self._folder = tempfile.TemporaryDirectory(prefix="lipsync-voices-")  # kept: removed with this object
+        self._variants = self._link_data(Path(self._folder.name))
+        self._library.espeak_Terminate()
+        self.sample_rate_hz = self._start(self._folder.name.encode())
         self._chunks: list[F32] = []
         self._phonemes: list[Phoneme] = []
         prototype = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
         self._callback = prototype(self._receive)  # kept: the library holds only a pointer to it
         self._library.espeak_SetSynthCallback(self._callback)
+
+    def _start(self, folder: bytes | None) -> int:
+        rate_hz: int = self._library.espeak_Initialize(_RETRIEVAL, 0, folder, _PHONEME_EVENTS)
+        if rate_hz <= 0:
+            raise RuntimeError("espeak-ng did not start; reinstall 'espeak-ng' and 'espeak-ng-data'.")
+        return rate_hz
+
+    def _link_data(self, folder: Path) -> Path:
+        """The installed data once more under this folder, as links; the folder in it that takes further variants."""
+        installed = ctypes.c_char_p()
+        self._library.espeak_Info.restype = ctypes.c_char_p
+        self._library.espeak_Info(ctypes.byref(installed))
+        source, target = Path((installed.value or b"").decode()), folder / "espeak-ng-data"
+        for below in (".", "voices", "voices/!v"):
+            (target / below).mkdir()
+            for path in (source / below).iterdir():
+                if path.relative_to(source).as_posix() not in ("voices", "voices/!v"):
+                    (target / below / path.name).symlink_to(path)
+        return target / "voices" / "!v"
+
+    def define(self, variant: str, lines: list[str]) -> None:
+        """Add a variant, or replace an added one; espeak-ng's voice files say what the lines may be."""
+        path = self._variants / variant
+        if path.is_symlink():
+            raise ValueError(f"espeak-ng has a variant {variant!r} of its own; name the new one otherwise.")
+        path.write_text("\n".join(["language variant", f"name {variant}", *lines]) + "\n")
 
     def _receive(self, samples, count: int, events) -> int:  # type: ignore[no-untyped-def]
         if count > 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,17 @@ import cv2
 import librosa
 import numpy as np
 import torch
+from torch import Tensor
 
 from lipsync.core import F32, I64, U8
 from lipsync.demo.actions import ACTIONS
 from lipsync.demo.cast import CAST, Role
-from lipsync.demo.corpus import Corpus, held_out_utterances, join
+from lipsync.demo.corpus import Corpus, familiar_utterances, held_out_utterances, join
 from lipsync.demo.espeak import Phoneme
 from lipsync.demo.frames import View, ViewPainter, portrait_of
 from lipsync.demo.framing import draw_box
-from lipsync.demo.hearing import Hearing, hear
+from lipsync.demo.hearing import Hearing, hear, measure_hearing
+from lipsync.demo.layers import draw_rows, encode_actions
 from lipsync.demo.measures import correlation, lag
 from lipsync.demo.reading import READ
 from lipsync.demo.ruler import fit_view
@@ -44,25 +47,34 @@ def window_starts(columns: int) -> I64:
     return np.floor(80 * np.arange(count) / FPS).astype(np.int64)
 
 
-def generate(net: Wav2Lip, rest: U8, windows: F32, *, batch: int = 32) -> U8:
+def generate(net: Wav2Lip, rest: U8, windows: F32) -> U8:
     """(n, 96, 96, 3) pictures of the resting face (96, 96, 3) saying windows (n, 80, 16), as the library draws."""
+    return _draw(rest, windows, lambda mel, faces: net(mel[:, None], faces))
+
+
+def draw_told(net: Wav2Lip, rest: U8, actions: F32) -> U8:
+    """The same for actions (n, actions) instead of sound: what the half that draws makes of a perfect ear."""
+    return _draw(rest, actions, lambda told, faces: draw_rows(net, encode_actions(told), faces))
+
+
+def _draw(rest: U8, rows: F32, draw: Callable[[Tensor, Tensor], Tensor], *, batch: int = 32) -> U8:
     masked = rest.copy()
     masked[48:] = 0
     both = np.concatenate([masked, rest], 2).astype(np.float32) / 255
     faces = torch.from_numpy(both.transpose(2, 0, 1)[None].copy()).contiguous(memory_format=torch.channels_last)
     drawn = []
     with torch.inference_mode():
-        for k in range(0, len(windows), batch):
-            mel = torch.from_numpy(windows[k : k + batch])[:, None]
-            drawn.append(net(mel, faces.expand(len(mel), -1, -1, -1)).permute(0, 2, 3, 1).numpy())
+        for k in range(0, len(rows), batch):
+            some = torch.from_numpy(rows[k : k + batch])
+            drawn.append(draw(some, faces.expand(len(some), -1, -1, -1)).permute(0, 2, 3, 1).numpy())
     return (np.concatenate(drawn) * 255).astype(np.uint8)
 
 
 class Sitter:
-    """One face that is measured: its painter and the reader that knows it."""
+    """One face that is measured: its painter and the reader that knows it. Another seed is another box around it."""
 
-    def __init__(self, role: Role, index: int, corpus: Corpus) -> None:
-        rng = np.random.default_rng([99, index])
+    def __init__(self, role: Role, index: int, corpus: Corpus, *, seed: int = 99) -> None:
+        rng = np.random.default_rng([seed, index])
         portrait = portrait_of(role)
         view = View(index, role.pose, draw_box(rng, portrait, role.pose, Frame(), spread=0.5))
         self.painter = ViewPainter(portrait, view, Frame())
@@ -78,12 +90,14 @@ def measure_sequence(net: Wav2Lip, hearing: Hearing, sitter: Sitter, said: Utter
     painted = [sitter.painter.paint(row) for row in true]
     wanted, mouth = np.stack([p for p, _ in painted]), np.stack([m for _, m in painted])
     read, ideal = sitter.reader.read(drawn), sitter.reader.read(wanted)
+    told = sitter.reader.read(draw_told(net, sitter.painter.rest, true))
     _, heard = hear(hearing, windows)
     row: Row = {}
     for k, name in enumerate(READ):
         column = ACTIONS.index(name)
         row[name] = correlation(read[:, k], true[:, column])
         row[f"{name}_ear"] = correlation(heard[:, column], true[:, column])
+        row[f"{name}_hand"] = correlation(told[:, k], true[:, column])
         row[f"{name}_reader"] = correlation(ideal[:, k], true[:, column])
     row["amplitude"] = float(read[:, 0].std() / ideal[:, 0].std())
     row["amplitude_ear"] = float(heard[:, 0].std() / true[:, 0].std())
@@ -142,6 +156,11 @@ def measure_recording(net: Wav2Lip, sitter: Sitter, path: Path) -> Row:
     starts = window_starts(mel.shape[1])
     windows = np.ascontiguousarray(padded[:, starts[:, None] + np.arange(16)].transpose(1, 0, 2))
     jaw = sitter.reader.read(generate(net, sitter.painter.rest, windows))[:, 0]
+    return against_energy(jaw, samples, starts)
+
+
+def against_energy(jaw: F32, samples: F32, starts: I64) -> Row:
+    """How an opening per frame agrees with the sound's energy, its logarithm, and that shuffled."""
     centres = ((starts / 80 + LEAD_S) * RATE_HZ).astype(int)
     energy = np.array([np.sqrt(np.mean(samples[max(0, c - 400) : c + 400] ** 2) + 1e-9) for c in centres], np.float32)
     loudness = np.log10(energy).astype(np.float32)
@@ -151,6 +170,15 @@ def measure_recording(net: Wav2Lip, sitter: Sitter, path: Path) -> Row:
         "loudness_correlation": round(correlation(jaw, loudness), 3),
         "shuffled": round(correlation(jaw, shuffled), 3),
     }
+
+
+def truth_against_energy(said: list[Utterance]) -> Row:
+    """The same of the true mouths of these sentences, means: what a perfect mouth reaches."""
+    rows = []
+    for one in said:
+        starts = window_starts(one.mel.shape[1])
+        rows.append(against_energy(join([one]).track[starts, ACTIONS.index("jawOpen")], one.samples, starts))
+    return {key: round(float(np.mean([row[key] for row in rows])), 3) for key in rows[0]}
 
 
 def evaluate(
@@ -181,7 +209,10 @@ def evaluate(
         "what": "12 held-out sentences in 4 held-out voices at 25 frames a second; mouths read from pixels",
         "shipped_faces": summarise(rows),
         "unknown_faces": summarise(unknown) if unknown else None,
+        "ear_alone_in_held_out_voices": measure_hearing(hearing, said),
+        "ear_alone_in_training_voices": measure_hearing(hearing, familiar_utterances()),
         "recorded_speech": {path.name: measure_recording(net, cast[0], path) for path in recordings},
+        "truth_of_the_sentences": truth_against_energy(said),
         "sequences": [{key: round(value, 3) for key, value in row.items()} for row in rows],
         "seconds": round(time.monotonic() - began),
     }

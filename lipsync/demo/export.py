@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from pathlib import Path
 
@@ -9,37 +10,46 @@ import numpy as np
 import torch
 
 from lipsync.checkpoints import CheckpointInfo, convert
-from lipsync.core import F32
-from lipsync.demo.corpus import Corpus
-from lipsync.demo.hearing import HEARD, Hearing, hear, load_hearing
+from lipsync.demo.actions import ACTIONS, SPOKEN
+from lipsync.demo.cast import CAST
+from lipsync.demo.corpus import Corpus, join, tuning_utterances
+from lipsync.demo.evaluation import Sitter, generate, window_starts
+from lipsync.demo.hearing import LARGEST_GAIN, Hearing, load_hearing, restore_spread
 from lipsync.demo.layers import connect_voice
+from lipsync.demo.speech import Utterance
 from lipsync.demo.widths import WIDTHS
 from lipsync.model.wav2lip import Wav2Lip
 
-_WINDOWS = 6000
-_LARGEST_GAIN = 2.0
-_UNFAMILIAR = 1.25
-"""Voices that were never heard are heard less surely than those of the corpus."""
+log = logging.getLogger(__name__)
 
 
-def restore_spread(hearing: Hearing, corpus: Corpus, *, seed: int = 11) -> F32:
-    """How much each heard action must be widened to move as far as the true one, (spoken,) float32.
-
-    An ear trained on squared error moves less where it is unsure; a mouth that moves less looks like mumbling.
-    """
-    starts = np.random.default_rng(seed).choice(corpus.starts, _WINDOWS)
-    _, heard = hear(hearing, corpus.windows(starts))
-    true = corpus.track[starts][:, HEARD].std(0)
-    gain = _UNFAMILIAR * true / np.maximum(heard[:, HEARD].std(0), 1e-6)
-    return np.asarray(np.clip(gain, 1, _LARGEST_GAIN), np.float32)
+def jaw_as_drawn(net: Wav2Lip, corpus: Corpus, said: list[Utterance]) -> float:
+    """How far the drawn jaws of the cast move beside the true ones, mean over the utterances: the hand shrinks too."""
+    cast = [Sitter(role, k, corpus, seed=98) for k, role in enumerate(CAST)]
+    jaw, moved = ACTIONS.index("jawOpen"), []
+    for k, one in enumerate(said):
+        sitter, starts = cast[k % len(cast)], window_starts(one.mel.shape[1])
+        heard = join([one])
+        read = sitter.reader.read(generate(net, sitter.painter.rest, heard.windows(starts)))[:, 0]
+        moved.append(float(read.std() / heard.track[starts, jaw].std()))
+    return float(np.mean(moved))
 
 
 def join_halves(hearing: Hearing, drawing: Path, corpus: Corpus) -> Wav2Lip:
     """The whole generator in eval mode: the drawing checkpoint's hand, the given ear."""
+    said = tuning_utterances()
     net = Wav2Lip(WIDTHS)
     net.load_state_dict(torch.load(drawing, weights_only=True)["net"])
-    connect_voice(net, hearing, torch.from_numpy(restore_spread(hearing, corpus)))
-    return net.requires_grad_(False).eval()
+    net.requires_grad_(False).eval()
+    gain = restore_spread(hearing, said)
+    connect_voice(net, hearing, torch.from_numpy(gain))
+    drawn = jaw_as_drawn(net, corpus, said)
+    jaw = SPOKEN.index("jawOpen")
+    gain[jaw] = np.clip(gain[jaw] / drawn, 1, LARGEST_GAIN)
+    connect_voice(net, hearing, torch.from_numpy(gain))
+    widened = dict(zip(SPOKEN, gain.round(3).tolist(), strict=True))
+    log.info("the jaw was drawn with %.3f of its movement; what is heard is widened by %s", drawn, widened)
+    return net
 
 
 def export(hearing: Path, drawing: Path, corpus: Corpus, target: Path) -> CheckpointInfo:

@@ -84,7 +84,11 @@ class ViewPainter:
 
 
 def draw_actions(rng: np.random.Generator, corpus: Corpus, count: int) -> F32:
-    """Mouths of speech, open and rounded ones more often than speech has them, spread wider and narrower, some shut."""
+    """Mouths of speech, open and rounded ones more often than speech has them, spread wider and narrower, some shut.
+
+    A quarter purses, funnels and opens each on its own account: speech does these together, so that what each of them
+    alone looks like would never be learned.
+    """
     track = corpus.track[corpus.starts]
     names = ("jawOpen", "mouthFunnel", "mouthPucker")
     chance = 0.2 + track[:, [ACTIONS.index(name) for name in names]].sum(1)
@@ -95,6 +99,10 @@ def draw_actions(rng: np.random.Generator, corpus: Corpus, count: int) -> F32:
     share = rng.random((count, 1))
     actions[mixed] = (actions * share + other * (1 - share))[mixed]
     actions *= np.where(rng.random((count, 1)) < 0.3, rng.uniform(0.7, 1.3, (count, len(ACTIONS))), 1)
+    apart = rng.random(count) < 0.25
+    rounded = np.stack([rng.random(count) ** 2, rng.random(count) * 0.8, rng.random(count)], 1)
+    for k, name in enumerate(names):
+        actions[apart, ACTIONS.index(name)] = rounded[apart, k]
     actions[rng.random(count) < 0.06] = 0
     spoken = np.isin(ACTIONS, SPOKEN)
     return np.where(spoken, np.clip(actions, 0, 1.2), 0).astype(np.float32)

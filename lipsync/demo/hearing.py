@@ -14,13 +14,15 @@ from torch import Tensor, nn
 
 from lipsync.core import F32
 from lipsync.demo.actions import ACTIONS, SPOKEN
-from lipsync.demo.corpus import Corpus, held_out_utterances, join
+from lipsync.demo.corpus import WINDOW, Corpus, join, tuning_utterances
 from lipsync.demo.measures import correlation, lag
+from lipsync.demo.speech import Utterance
 from lipsync.demo.widths import WIDTHS
 from lipsync.model.wav2lip import Wav2Lip
 
 HEARD = [ACTIONS.index(name) for name in SPOKEN]
 _WEIGHT = {"jawOpen": 3.0, "mouthFunnel": 1.5, "mouthPucker": 1.5, "mouthPress": 1.0}
+LARGEST_GAIN = 2.0
 log = logging.getLogger(__name__)
 
 
@@ -31,6 +33,9 @@ class Course:
     steps: int = 6000
     batch: int = 128
     rate: float = 2e-3
+    decay: float = 1e-2
+    averaged: int = 400
+    """What is kept is the mean of the weights over about so many steps."""
     seed: int = 0
     save_every: int = 250
 
@@ -70,10 +75,10 @@ def hear(hearing: Hearing, windows: F32, *, batch: int = 512) -> tuple[F32, F32]
     return np.concatenate(embedded), actions
 
 
-def measure_hearing(hearing: Hearing) -> dict[str, float]:
-    """Correlations and spreads on held-out sentences and voices, at 25 frames a second, means over sequences."""
+def measure_hearing(hearing: Hearing, said: list[Utterance]) -> dict[str, float]:
+    """Correlations and spreads on these utterances, at 25 frames a second, means over them."""
     rows = []
-    for one in held_out_utterances():
+    for one in said:
         corpus = join([one])
         starts = np.floor(80 * np.arange(int(len(one.track) / 3.2)) / 25).astype(np.int64)
         _, heard = hear(hearing, corpus.windows(starts))
@@ -88,55 +93,117 @@ def measure_hearing(hearing: Hearing) -> dict[str, float]:
 _NAMED = {name: ACTIONS.index(name) for name in ("jawOpen", "mouthFunnel", "mouthPucker", "mouthPress", "mouthSmile")}
 
 
+def restore_spread(hearing: Hearing, said: list[Utterance]) -> F32:
+    """How much each heard action must be widened to move as far as the true one, (spoken,) float32.
+
+    An ear trained on squared error moves less where it is unsure; a mouth that moves less looks like mumbling. How
+    unsure it is of voices that it does not know, only such voices tell: ``said`` is in neither training nor measures.
+    """
+    corpus = join(said)
+    _, heard = hear(hearing, corpus.windows(corpus.starts))
+    true = corpus.track[corpus.starts][:, HEARD].std(0)
+    gain = true / np.maximum(heard[:, HEARD].std(0), 1e-6)
+    return np.asarray(np.clip(gain, 1, LARGEST_GAIN), np.float32)
+
+
+class Training:
+    """An ear in training, with its optimiser, the running mean of its weights, and how far it is."""
+
+    def __init__(self, corpus: Corpus, course: Course, checkpoint: Path) -> None:
+        torch.manual_seed(course.seed)
+        self.course, self.checkpoint, self.step = course, checkpoint, 0
+        self.hearing, self.mean = Hearing(), Hearing()
+        self.mel, self.starts = torch.from_numpy(corpus.mel.T.copy()), torch.from_numpy(corpus.starts)
+        self.track = torch.from_numpy(corpus.track[:, HEARD])
+        told = self.track[self.starts]
+        self.hearing.get_buffer("mean").copy_(told.mean(0))
+        self.hearing.get_buffer("spread").copy_(told.std(0).clamp(min=1e-3))
+        self.mean.load_state_dict(self.hearing.state_dict())
+        self.weight = torch.tensor([_WEIGHT.get(name, 0.5) for name in SPOKEN])
+        self.optimiser = torch.optim.AdamW(self.hearing.parameters(), course.rate, weight_decay=course.decay)
+        if checkpoint.exists():
+            saved = torch.load(checkpoint, weights_only=True)
+            self.hearing.load_state_dict(saved["trained"])
+            self.mean.load_state_dict(saved["hearing"])
+            self.optimiser.load_state_dict(saved["optimiser"])
+            self.step = int(saved["step"])
+        self.hearing.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def train_step(self) -> float:
+        """One step; the loss."""
+        course, hearing = self.course, self.hearing
+        generator = torch.Generator().manual_seed(course.seed * 1_000_003 + self.step)
+        hearing.train()
+        chosen = self.starts[torch.randint(len(self.starts), (course.batch,), generator=generator)]
+        windows = roughen(self.mel[chosen[:, None] + torch.arange(WINDOW)].permute(0, 2, 1), generator)
+        wanted = (self.track[chosen] - hearing.get_buffer("mean")) / hearing.get_buffer("spread")
+        with torch.autocast("cpu", torch.bfloat16):
+            embedding = hearing.embed(windows)
+        loss = ((hearing.head(embedding.float()) - wanted) ** 2 * self.weight).mean()
+        for group in self.optimiser.param_groups:
+            group["lr"] = self._rate()
+        self.optimiser.zero_grad()
+        loss.backward()
+        self.optimiser.step()
+        self.step += 1
+        self._follow()
+        return float(loss.item())
+
+    def _rate(self) -> float:
+        course = self.course
+        falling = 0.5 + 0.5 * math.cos(math.pi * self.step / course.steps)
+        return course.rate * min(1, (self.step + 1) / 100) * falling + 1e-5
+
+    def _follow(self) -> None:
+        """The mean of about the last ``averaged`` steps, fewer at the beginning."""
+        share = 1 / min(self.step, self.course.averaged)
+        held = self.mean.state_dict()
+        with torch.no_grad():
+            for name, value in self.hearing.state_dict().items():
+                if value.is_floating_point():
+                    held[name].lerp_(value, share)
+
+    def save(self) -> None:
+        unfinished = self.checkpoint.with_suffix(".tmp")
+        kept = {
+            "hearing": self.mean.state_dict(),
+            "trained": self.hearing.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "step": self.step,
+        }
+        torch.save(kept, unfinished)
+        unfinished.replace(self.checkpoint)
+
+
+def roughen(windows: Tensor, generator: torch.Generator) -> Tensor:
+    """Windows (B, 80, 16) as other microphones and throats would give them; what is silent stays silent."""
+    count, bands, _ = windows.shape
+    moved = torch.randint(-2, 3, (count, 1), generator=generator) + torch.arange(bands)
+    windows = windows.gather(1, moved.clamp(0, bands - 1)[:, :, None].expand_as(windows))
+    waves = torch.cos(math.pi * torch.arange(6)[:, None] * (torch.arange(bands) + 0.5) / bands)
+    size = torch.tensor([0.25, 0.3, 0.2, 0.15, 0.1, 0.1])
+    colour = (torch.randn(count, 6, generator=generator) * size) @ waves
+    rough = (windows + colour[:, :, None] * (windows > -3.95)).clamp(-4, 4)
+    noisy = torch.rand(count, 1, 1, generator=generator) < 0.25
+    floor = -4 + 1.5 * torch.rand(count, 1, 1, generator=generator)
+    hiss = floor + 0.15 * torch.randn(windows.shape, generator=generator)
+    return torch.where(noisy, torch.maximum(rough, hiss), rough)
+
+
 def train_hearing(corpus: Corpus, checkpoint: Path, course: Course) -> Hearing:
     """Train, or go on from the checkpoint, until the course's steps are done; saved as it goes."""
-    torch.manual_seed(course.seed)
-    hearing = Hearing()
-    track = torch.from_numpy(corpus.track[:, HEARD])
-    told = track[torch.from_numpy(corpus.starts)]
-    hearing.get_buffer("mean").copy_(told.mean(0))
-    hearing.get_buffer("spread").copy_(told.std(0).clamp(min=1e-3))
-    weight = torch.tensor([_WEIGHT.get(name, 0.5) for name in SPOKEN])
-    optimiser = torch.optim.AdamW(hearing.parameters(), course.rate, weight_decay=1e-3)
-    step = 0
-    if checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=True)
-        hearing.load_state_dict(saved["hearing"])
-        optimiser.load_state_dict(saved["optimiser"])
-        step = int(saved["step"])
-    hearing.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    mel, starts, reach = torch.from_numpy(corpus.mel.T.copy()), torch.from_numpy(corpus.starts), torch.arange(16)
+    training = Training(corpus, course, checkpoint)
     began, running = time.monotonic(), 0.0
-    while step < course.steps:
-        generator = torch.Generator().manual_seed(course.seed * 1_000_003 + step)
-        hearing.train()
-        chosen = starts[torch.randint(len(starts), (course.batch,), generator=generator)]
-        windows = mel[chosen[:, None] + reach].permute(0, 2, 1)
-        shift = torch.randn(course.batch, 1, 1, generator=generator) * 0.2
-        windows = (windows + shift * (windows > -3.95)).clamp(-4, 4)
-        wanted = (track[chosen] - hearing.get_buffer("mean")) / hearing.get_buffer("spread")
-        loss = ((hearing.head(hearing.embed(windows)) - wanted) ** 2 * weight).mean()
-        for group in optimiser.param_groups:
-            group["lr"] = (
-                course.rate * min(1, (step + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * step / course.steps)) + 1e-5
-            )
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        step += 1
-        running = loss.item() if not running else 0.98 * running + 0.02 * loss.item()
-        if step % course.save_every == 0 or step == course.steps:
-            measured = measure_hearing(hearing) if step % (4 * course.save_every) == 0 or step == course.steps else ""
-            log.info("step %d, %.0f s, loss %.4f %s", step, time.monotonic() - began, running, measured)
-            _save(checkpoint, hearing, optimiser, step)
-    hearing.eval()
-    return hearing
-
-
-def _save(path: Path, hearing: Hearing, optimiser: torch.optim.Optimizer, step: int) -> None:
-    unfinished = path.with_suffix(".tmp")
-    torch.save({"hearing": hearing.state_dict(), "optimiser": optimiser.state_dict(), "step": step}, unfinished)
-    unfinished.replace(path)
+    while training.step < course.steps:
+        loss = training.train_step()
+        running = loss if not running else 0.98 * running + 0.02 * loss
+        last = training.step == course.steps
+        if training.step % course.save_every == 0 or last:
+            measure = last or training.step % (4 * course.save_every) == 0
+            measured = measure_hearing(training.mean, tuning_utterances()) if measure else ""
+            log.info("step %d, %.0f s, loss %.4f %s", training.step, time.monotonic() - began, running, measured)
+            training.save()
+    return training.mean.eval()
 
 
 def load_hearing(checkpoint: Path) -> Hearing:

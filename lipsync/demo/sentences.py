@@ -33,6 +33,17 @@ WORDS = {
     petit grand bleu rouge amour monde nuit matin homme femme""",
 }
 
+_SOUNDS = tuple(
+    sounds.split()
+    for sounds in (
+        """b bl br c ch cl d dr f fl fr g gl gr h j k l m n p pl pr qu r s sc sh sk sl sm sn sp st str sw t th tr tw v w
+        y z""",
+        "a e i o u ai ay ea ee ie igh oa oi oo ou ow oy ue aw ar er or ur",
+        "- - - b ck d f ft g l lp lt m mp n nd ng nk nt p pt r rd rk rm rt s sh sk sp st t tch th v x z",
+    )
+)
+"""What a made-up syllable begins with, has in its middle, and ends with; a dash stands for nothing."""
+
 HELD_OUT = (
     "The old captain bought maps of every bay before he sailed.",
     "My aunt found four odd spoons under the warm oven.",
@@ -48,12 +59,31 @@ HELD_OUT = (
     "Every morning, half of the village walks along the river.",
 )
 """Sentences of ours that no training utterance holds."""
+TUNING = (
+    "Seven wet otters hid below the wooden bridge at noon.",
+    "Could you pour more soup into my favourite blue bowl?",
+    "Bread and jam make a fine meal for a hungry farmer.",
+    "Nobody saw what happened to the yellow umbrella.",
+    "They built a huge wall of stone around the royal park.",
+    "Pam moved her books up to the top shelf by herself.",
+    "It was hot, so everybody wore thin shirts and straw hats.",
+    "Show me how far the rope will reach across the yard.",
+)
+"""Others, on which the export decides how far to widen what is heard."""
 
 
 def draw_sentence(rng: np.random.Generator, language: str) -> str:
-    """Five to twelve random words with some punctuation."""
+    """Five to twelve random words, a third of them made up, with some punctuation."""
     pool = WORDS[language].split()
-    words = [pool[rng.integers(len(pool))] for _ in range(rng.integers(5, 13))]
+    words = [
+        _make_up(rng) if rng.random() < 0.35 else pool[rng.integers(len(pool))] for _ in range(rng.integers(5, 13))
+    ]
     if rng.random() < 0.6:
         words[rng.integers(1, len(words) - 1)] += ","
     return " ".join(words) + ("." if rng.random() < 0.8 else "?")
+
+
+def _make_up(rng: np.random.Generator) -> str:
+    """A word of one to three syllables that no language has: sounds in company that the lists do not show."""
+    syllables = ("".join(part[rng.integers(len(part))] for part in _SOUNDS) for _ in range(rng.integers(1, 4)))
+    return "".join(syllables).replace("-", "")

@@ -11,6 +11,7 @@ from lipsync.core import F32
 from lipsync.demo.espeak import Phoneme, Speech, Voice, synthesiser
 from lipsync.demo.sentences import draw_sentence
 from lipsync.demo.visemes import action_track
+from lipsync.demo.voices import draw_variant
 from lipsync.voice.mel import mel_spectrogram
 
 RATE_HZ = 16000
@@ -21,15 +22,6 @@ _LANGUAGES = {
     "it": ("it",),
     "fr": ("fr",),
 }
-_VARIANTS = (
-    "", "m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8", "f1", "f2", "f3", "f4", "Alex", "Annie", "Andy", "Alicia",
-    "anika", "belinda", "caleb", "edward", "gustave", "iven", "john", "linda", "max", "michel", "steph", "quincy",
-    "rob", "klatt", "klatt2", "grandma", "paul", "Andrea", "antonio", "aunty", "benjamin", "boris", "david", "Denis",
-    "Diogo", "ed", "Gene", "Henrique", "Hugo", "Jacky", "Lee", "marcelo", "Marco", "Mario", "Michael", "miguel",
-    "Mike", "Nguyen", "pablo", "pedro", "robert", "sandro", "victor", "zac", "klatt3", "klatt4",
-)  # fmt: skip
-HELD_OUT_VARIANTS = ("f5", "adam", "shelby", "travis")
-"""Voices that no training utterance has."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,9 +45,8 @@ def draw_utterance(rng: np.random.Generator) -> Utterance:
     """A random sentence in a random voice through a random room and microphone."""
     language = str(rng.choice(["en", "en", "en", "en", "es", "de", "it", "fr"]))
     accents = _LANGUAGES[language]
-    accent, variant = accents[rng.integers(len(accents))], _VARIANTS[rng.integers(len(_VARIANTS))]
+    name = draw_variant(rng, accents[rng.integers(len(accents))], drawn_share=0.5)
     rate, pitch, pitch_range = int(rng.integers(120, 215)), int(rng.integers(20, 85)), int(rng.integers(20, 80))
-    name = f"{accent}+{variant}" if variant and synthesiser().has(f"{accent}+{variant}") else accent
     speech = synthesiser().say(draw_sentence(rng, language), Voice(name, rate, pitch, pitch_range))
     if speech.duration_s < 0.5:
         raise RuntimeError(f"espeak-ng said nothing as {name!r}.")

@@ -6,7 +6,7 @@ from lipsync.model.wav2lip import Widths
 
 WIDTHS = Widths(
     face=(16, 32, 32, 32, 64, 128, 128),
-    voice=(12, 24, 64, 128, 256),
+    voice=(16, 32, 96, 192, 384),
     decoder=(256, 160, 160, 128, 64, 32, 32),
     output=24,
 )
