@@ -6,6 +6,7 @@ comes as a video whose frames carry their numbers, so that a mode that were not 
 
 from __future__ import annotations
 
+import asyncio
 import io
 import subprocess
 import sys
@@ -16,12 +17,23 @@ from pathlib import Path
 
 import av
 import cv2
+import httpx
 import numpy as np
 import pytest
 
+from lipsync.batcher import FrameBatcher
 from lipsync.demo.reading import Reader
+from lipsync.metrics import NoMeters
 from lipsync.options import Options
 from lipsync.service import LipsyncService
+from serve.auth import Keys
+from serve.http import Http
+from serve.preprocessor import Preprocessor
+from serve.renderer import Renderer
+from serve.requests import Desk
+from serve.settings import Settings
+from serve.stages import Handles
+from tests.serve_fakes import FakeBooks, LocalHandle
 
 FACE = Path(__file__).parents[1] / "lipsync" / "assets" / "face.jpg"
 DATA = Path(__file__).parent / "data"
@@ -202,3 +214,37 @@ def test_the_command_line_keeps_time_with_a_face_that_it_finds_itself(spoken: Sp
     box = (x1 + PART[0], y1 + PART[1], x2 + PART[0], y2 + PART[1])
     agreement = Agreement.of(spoken, spoken.read(pictures, box), times_s)
     assert agreement.holds(Fraction(25)), agreement
+
+
+def test_the_http_endpoint_keeps_time(service: LipsyncService, spoken: Spoken, tmp_path: Path):
+    """The served application's own classes, its Generator the packaged one, behind handles that call in this process."""
+    case = CASES[0]
+    settings = Settings.model_validate({"auth": {"mode": "off"}, "spool": {"folder": str(tmp_path)}})
+    preprocessor = Preprocessor(settings)
+    batcher = FrameBatcher(service.engine)
+    renderer = Renderer(settings, LocalHandle(batcher))
+    replicas = Handles(LocalHandle(preprocessor), LocalHandle(renderer))
+
+    async def ask() -> httpx.Response:
+        desk = Desk(settings, replicas, FakeBooks(settings.admission), NoMeters())
+        api = Http(settings, desk, Keys(settings.auth), models=_no_models).api()
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://127.0.0.1") as client:
+            x1, y1, x2, y2 = spoken.box
+            fields = {"sync_mode": case.mode, "box": f"{y1} {y2} {x1} {x2}", "detector": "none", "preset": "ultrafast"}
+            return await client.post("/v1/lipsync", files={"face": film(case), "audio": spoken.wav}, data=fields)
+
+    try:
+        answer = asyncio.run(ask())
+    finally:
+        preprocessor._stages.close()
+        renderer._stages.close()
+        batcher.close()
+    assert answer.status_code == 200, answer.text
+    pictures, times_s, _ = play(answer.content)
+    assert [number_of(picture) for picture in pictures] == list(case.shown(len(pictures)))
+    agreement = Agreement.of(spoken, spoken.read(pictures, spoken.box), times_s)
+    assert agreement.holds(case.fps), agreement
+
+
+async def _no_models() -> list[dict[str, str]]:
+    return []
