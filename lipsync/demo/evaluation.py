@@ -218,7 +218,7 @@ def evaluate(
     }
     report.parent.mkdir(parents=True, exist_ok=True)
     report.write_text(json.dumps(result, indent=1) + "\n")
-    cv2.imwrite(str(sheet), np.vstack(strips))
+    cv2.imwrite(str(sheet), np.vstack(strips), [cv2.IMWRITE_PNG_COMPRESSION, 9])
     return result
 
 
