@@ -126,6 +126,7 @@ async def synchronise(
             tuning=tuning,
         )
         stack.push_async_callback(track.aclose)
+        track.begin()
         runs = _runs(face, timeline, heard, track, tuning)
         rendered = in_order(runs, lambda run: stages.render(job, face, run, fps=timeline.fps), window=tuning.window)
         async for fragment in await stack.enter_async_context(aclosing(rendered)):

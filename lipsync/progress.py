@@ -174,18 +174,33 @@ class FaceTrack:
     def _nothing_left(self) -> bool:
         return len(self._boxes) >= (self._wanted if self._is_final else self._frame_count)
 
+    def begin(self) -> None:
+        """Look for the first boxes now, beside the hearing of the voice: any timeline needs them."""
+        if not self._are_given and self._options.compat != "reference":  # which looks no further than the voice lasts
+            self._want(1)
+            self._looking()
+
+    @property
+    def _are_given(self) -> bool:
+        return self._options.box is not None or self._options.boxes is not None
+
+    def _looking(self) -> Ahead[ChunkDetections]:
+        if self._detections is None:
+            size = (self._face.width, self._face.height)
+            self._tracker = Tracker(self._frame_count, size, self._face.index, self._lenient)
+            self._detections = Ahead(in_order(self._runs(), self._detect, window=2), ahead=1)
+        return self._detections
+
     async def _look_further(self) -> None:
-        size = (self._face.width, self._face.height)
-        if self._options.box is not None or self._options.boxes is not None:
+        if self._are_given:
+            size = (self._face.width, self._face.height)
             count = 1 if self._timeline.is_still else len(self._face.index)
             self._boxes = given_track(self._lenient, count, size, self._face.index)[: self._frame_count]
             return
-        if self._detections is None:
-            self._tracker = Tracker(self._frame_count, size, self._face.index, self._lenient)
-            self._detections = Ahead(in_order(self._runs(), self._detect, window=2), ahead=1)
+        detections = self._looking()
         self._starving = True
         self._demand.set()
-        chunk = await anext(self._detections, None)
+        chunk = await anext(detections, None)
         self._starving = False
         if chunk is None:
             final = self._tracker.finish()
