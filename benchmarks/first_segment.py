@@ -7,6 +7,8 @@ import time
 from contextlib import aclosing
 from functools import cache
 
+import torch
+
 from lipsync.faces.track import Tracker
 from lipsync.local import LocalStages
 from lipsync.media.source import Blob
@@ -18,6 +20,7 @@ from lipsync.service import LipsyncService
 
 @cache
 def _service() -> LipsyncService:
+    torch.set_num_threads(1)  # as a Generator of one core has it
     return LipsyncService(workers=1)
 
 

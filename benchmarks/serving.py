@@ -163,7 +163,7 @@ def shared_batches(app: Running) -> dict[str, Any]:
 
 def generators(app: Running) -> list[dict[str, Any]]:
     """Frames a second by the number of Generators, each a device so slow that nothing else decides."""
-    rows, batch_s, for_s = [], 4.0, 28.0
+    rows, batch_s, for_s = [], 4.0, 56.0
     for count in (1, 2, 4, 8):
         deployed(app, stand_in={"batch_s": batch_s, "encode_s": 0}, replicas={"Generator": count, "Renderer": 2})
 
@@ -269,7 +269,7 @@ def first_bytes(app: Running) -> dict[str, Any]:
     """A stream's first bytes against the stages behind them, done one after the other in this process."""
     from benchmarks.first_segment import stages_s
 
-    deployed(app, stand_in={}, replicas={})
+    deployed(app, stand_in={}, replicas={}, args={"generator": {"threads": 1}})
     face = scaled_jpeg(ASSETS / "face.jpg", width=1280)
     ratios, served, alone = [], [], []
     with_client(lambda client: Caller(app.url, client, face=face, fields={}).call(100))

@@ -254,8 +254,11 @@ def _crop(pictures: dict[int, Picture], task: SegmentTask) -> tuple[U8, I32, I32
 
 def _compose(prepared: _Prepared, options: Options) -> Iterator[Picture]:
     patch_of = iter(prepared.patches)
-    for source, row in zip(prepared.task.segment.source_frames.tolist(), prepared.task.boxes, strict=True):
-        picture = prepared.pictures[source]
+    sources = prepared.task.segment.source_frames.tolist()
+    last_use = {source: n for n, source in enumerate(sources)}
+    for n, (source, row) in enumerate(zip(sources, prepared.task.boxes, strict=True)):
+        # let go of here, while the next segment's pictures come in
+        picture = prepared.pictures.pop(source) if n == last_use[source] else prepared.pictures[source]
         if row[2] > 0:
             picture = paste(picture, as_box(row), next(patch_of), options)
         yield draw_label(picture) if options.label else picture
