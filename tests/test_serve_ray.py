@@ -154,7 +154,7 @@ def test_first_bytes_come_after_the_first_short_segment(app: Running) -> None:
     with httpx.stream(
         "POST",
         app.url + "/v1/lipsync?stream=true",
-        files={"face": FACE, "audio": LONG_VOICE},
+        files={"face": FACE, "audio": cut_wav(ASSETS / "voice.wav", seconds=40)},
         timeout=120,
         trust_env=False,
     ) as answer:
