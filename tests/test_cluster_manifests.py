@@ -149,7 +149,7 @@ def test_the_settings_are_the_applications_own_and_ask_for_keys_and_cuda() -> No
 
 # --- Kubernetes ------------------------------------------------------------------------------------------------------
 
-# Field names of KubeRay 1.7's reference, as far as the manifest could use them; an unknown one is a typing error.
+# Field names read off KubeRay's API pages, as far as the manifest could use them; an unknown one is a typing error.
 RAY_SERVICE = {"serveConfigV2", "rayClusterConfig", "upgradeStrategy", "excludeHeadPodFromServeSvc", "serveService"}
 RAY_CLUSTER = {
     "rayVersion", "enableInTreeAutoscaling", "autoscalerOptions", "authOptions", "gcsFaultToleranceOptions",
