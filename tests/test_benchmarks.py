@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import report
+from benchmarks import report, serving_report
 from benchmarks.tables import at_most
 from lipsync.bench.rows import CPU_ROWS, CUDA_ROWS
 
@@ -45,6 +45,7 @@ def test_the_page_is_made_from_the_results(results, ladders):
 def test_every_figure_on_the_page_stands_in_the_results_or_is_a_target(results, ladders):
     known = {number for section in report.SECTIONS if section in results for number in said(results[section])}
     known |= {str(value) for name, value in vars(report).items() if name.isupper() and isinstance(value, int | float)}
+    known |= {str(value) for name, value in vars(serving_report).items() if isinstance(value, int | float)}
     known |= {"1080", "255"}  # the clips' size, and the levels of a sample
     known |= {number for result in ladders.values() for number in said(result)}
     known |= {number for row in CUDA_ROWS for number in NUMBER.findall(row.name)}
