@@ -22,6 +22,8 @@ The application on a real Ray cluster on this machine, over HTTP. Where a device
 batches and order are real, and two cores do not decide. `python -m benchmarks serving` measures it.
 """
     ]
+    if "assembled" in result:
+        parts.append(result["assembled"] + "\n")
     for name, part in PARTS.items():
         if name in result:
             parts.append(part(result[name]))

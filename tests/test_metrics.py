@@ -91,12 +91,6 @@ def test_the_list_keeps_the_habits_of_prometheus_and_stays_small():
         assert metric.label in ("", "stage", "reason")
 
 
-def test_meters_that_go_nowhere_take_everything():
-    NoMeters().add(FRAMES, 3)
-    NoMeters().set(QUEUED_FRAMES, 3)
-    NoMeters().observe(STAGE, 3, label="x")
-
-
 # ---------------------------------------------------------------- requests
 
 
