@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import socket
 import time
@@ -41,6 +42,16 @@ class Running:
             handle._init(_run_router_in_separate_loop=True)
         found: list[dict[str, Any]] = handle.broadcast("stats").results(timeout_s=30)
         return found
+
+    def complaints(self, name: str) -> list[str]:
+        """Warnings and errors in the logs of one deployment's replicas, with their tracebacks."""
+        logs = Path(self.cluster.head_node.get_logs_dir_path(), "serve").glob(f"replica_lipsync_{name}_*.log")
+        lines = (json.loads(line) for log in logs for line in log.read_text().splitlines() if line.startswith("{"))
+        return [
+            f"{line.get('message')}\n{line.get('exc_text', '')}"
+            for line in lines
+            if line.get("levelname") in ("WARNING", "ERROR")
+        ]
 
     def ray_cpu_s(self) -> float:
         """CPU seconds so far of this cluster's processes that are no replicas: raylets, proxies, the controller."""

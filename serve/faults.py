@@ -18,7 +18,7 @@ from ray.exceptions import (
     TaskCancelledError,
     WorkerCrashedError,
 )
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 
 from lipsync.errors import Closed, EngineError, LipsyncError
 
@@ -26,8 +26,13 @@ Fault = Literal["died", "below", "lost", "busy"]
 """died: the replica that was asked died at it. below: something that it needed failed, or it was being stopped.
 lost: an object in the store is gone. busy: nobody took the call."""
 
+
+class EndedEarly(Exception):
+    """A call's stream ended as if all were well, before its last item."""
+
+
 _DEATHS = (ActorDiedError, WorkerCrashedError, NodeDiedError, LocalRayletDiedError)
-_BELOW = (ActorUnavailableError, RpcError, TaskCancelledError, EngineError, Closed)
+_BELOW = (ActorUnavailableError, RpcError, TaskCancelledError, EngineError, Closed, EndedEarly)
 _LOST = (ObjectLostError,)
 _BUSY = (BackPressureError, DeploymentUnavailableError, ObjectStoreFullError, OutOfDiskError)
 
@@ -53,6 +58,7 @@ def fault_of(error: BaseException) -> Fault | None:
         return "busy"
     if isinstance(cause, _BELOW):
         return "below"
-    if isinstance(cause, RayError) and not isinstance(cause, LipsyncError | RayTaskError):
+    # Serve's own say that a call met a replica on its way out
+    if isinstance(cause, RayError | RayServeException) and not isinstance(cause, LipsyncError | RayTaskError):
         return "below"
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
@@ -19,10 +20,11 @@ from lipsync.pipeline import Job
 from lipsync.plan import Span
 from lipsync.render import FaceInput
 
-from .faults import Fault, cause_of, fault_of
+from .faults import EndedEarly, Fault, cause_of, fault_of
 from .solitude import BEGUN
 from .wire import NO_VOICE_HASH, FaceHeader, JobRef, Opened, put_inputs
 
+log = logging.getLogger("ray.serve")
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 3.0
 
@@ -67,7 +69,8 @@ class RequestStages:
     async def open_face(self, job: Job) -> FaceInput:
         """Both inputs' headers, and the request's admission."""
         opened: list[Opened] = []
-        async with aclosing(self._again(self._handles.preprocessor, "open", job, _nothing, blamed=self._face)) as found:
+        opening = self._again(self._handles.preprocessor, "open", job, _nothing, pieces=1, blamed=self._face)
+        async with aclosing(opening) as found:
             async for inputs in found:
                 opened.append(inputs)
         await self._admitted(opened[0].frames)
@@ -77,14 +80,24 @@ class RequestStages:
     def voice(self, job: Job, span: Span) -> AsyncGenerator[VoiceChunk, None]:
         """See ``lipsync.pipeline.Stages``."""
         return self._again(
-            self._handles.preprocessor, "voice", job, lambda done: (span, done), blamed=self._voice or self._face
+            self._handles.preprocessor,
+            "voice",
+            job,
+            lambda done: (span, done),
+            pieces=None,
+            blamed=self._voice or self._face,
         )
 
     def detect(self, job: Job, face: FaceInput, chunks: Sequence[range]) -> AsyncGenerator[ChunkDetections, None]:
         """See ``lipsync.pipeline.Stages``."""
         header = FaceHeader.of(face)
         return self._again(
-            self._handles.preprocessor, "detect", job, lambda done: (header, chunks[done:]), blamed=self._face
+            self._handles.preprocessor,
+            "detect",
+            job,
+            lambda done: (header, chunks[done:]),
+            pieces=len(chunks),
+            blamed=self._face,
         )
 
     def render(
@@ -93,14 +106,26 @@ class RequestStages:
         """See ``lipsync.pipeline.Stages``."""
         header = FaceHeader.of(face)
         return self._again(
-            self._handles.renderer, "render", job, lambda done: (header, run[done:], fps), blamed=self._face
+            self._handles.renderer,
+            "render",
+            job,
+            lambda done: (header, run[done:], fps),
+            pieces=len(run),
+            blamed=self._face,
         )
 
     async def _again(
-        self, handle: Any, method: str, job: Job, rest: Callable[[int], tuple[Any, ...]], *, blamed: Blob
+        self,
+        handle: Any,
+        method: str,
+        job: Job,
+        rest: Callable[[int], tuple[Any, ...]],
+        *,
+        pieces: int | None,
+        blamed: Blob,
     ) -> AsyncGenerator[Any, None]:
-        """The items of a streaming call; where it breaks off it is made again, with the arguments ``rest(n)`` for the
-        items from number n on."""
+        """The items of a streaming call, ``pieces`` of them where that is known; where it breaks off it is made again,
+        with the arguments ``rest(n)`` for the items from number n on."""
         call = handle.options(method_name=method, stream=True, _by_reference=True)
         done, faults, used = 0, _Faults(self._tries), None
         while True:
@@ -114,12 +139,15 @@ class RequestStages:
                             continue
                         done, faults = done + 1, _Faults(self._tries)
                         yield item
+                if pieces is not None and done < pieces:
+                    raise EndedEarly(f"{done} of {pieces} items came")
                 return
             except Exception as error:
                 fault = fault_of(error)
                 if fault is None:
                     raise cause_of(error) from None
                 faults.add(fault)
+                log.warning(f"request {job.request}: {method} broke off ({fault}: {type(cause_of(error)).__name__})")
                 if faults.is_guilty:
                     await self._accuse(blamed.content_hash)
                     raise InputCrashedWorker(

@@ -331,6 +331,8 @@ def traffic(app: Running, expected: bytes, *, callers: int = 3, retries: Retries
         stop.set()
         for thread in threads:
             thread.join()
+        if seen.wrong:
+            print(*app.complaints("Ingress")[-20:], sep="\n")
 
 
 def wait_for_answers(seen: Traffic, more: int) -> None:
@@ -339,7 +341,8 @@ def wait_for_answers(seen: Traffic, more: int) -> None:
 
 
 def kill_one(app: Running, name: str) -> None:
-    wait_until(lambda: bool(app.replicas(name)), within_s=60)
+    """One at a time: the last one killed has been replaced."""
+    wait_until(lambda: len(app.replicas(name)) >= REPLICAS.get(name, 1), within_s=60)
     os.kill(random.choice(app.replicas(name)).pid, signal.SIGKILL)
 
 

@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 
 pytestmark = [pytest.mark.serial, pytest.mark.timeout(900)]
-MODE = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
+MODE = {
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",  # else a thousand lines are held back, and a failure tells nothing
+}
 
 
 def test_all_of_it_holds_behind_haproxy_and_with_the_throughput_optimised_transport() -> None:

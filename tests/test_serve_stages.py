@@ -25,7 +25,7 @@ from ray.exceptions import (
     TaskCancelledError,
     WorkerCrashedError,
 )
-from ray.serve.exceptions import BackPressureError
+from ray.serve.exceptions import BackPressureError, RayServeException, ReplicaUnavailableError
 
 from lipsync.core import Index
 from lipsync.errors import EngineError, InputCrashedWorker, NoFace, Overloaded, UnreadableMedia, WorkerLost, all_errors
@@ -35,7 +35,7 @@ from lipsync.options import Limits, Options
 from lipsync.pipeline import Job
 from lipsync.plan import Span
 from serve import stages as stages_module
-from serve.faults import cause_of, fault_of
+from serve.faults import EndedEarly, cause_of, fault_of
 from serve.solitude import BEGUN, Solitude
 from serve.stages import Handles, RequestStages
 from serve.wire import FaceHeader, Inputs, Opened
@@ -59,7 +59,8 @@ def wrapped(error: BaseException) -> RayTaskError:
         (ActorDiedError(), "died"), (WorkerCrashedError(), "died"), (NodeDiedError("x"), "died"), (LocalRayletDiedError(), "died"),
         (wrapped(ActorDiedError()), "below"), (wrapped(wrapped(WorkerCrashedError())), "below"),
         (ActorUnavailableError("x", None), "below"), (TaskCancelledError(), "below"), (RaySystemError("x"), "below"), (OutOfMemoryError("x"), "below"),
-        (wrapped(EngineError("x")), "below"),
+        (wrapped(EngineError("x")), "below"), (EndedEarly("x"), "below"),
+        (RayServeException("an upstream actor died"), "below"), (ReplicaUnavailableError("x"), "below"), (wrapped(RayServeException("x")), "below"),
         (OWNER, "lost"), (ObjectLostError("00" * 28, None, ""), "lost"), (ObjectReconstructionFailedError("00" * 28), "lost"), (wrapped(OWNER), "lost"),
         (BackPressureError(5, 5), "busy"), (wrapped(BackPressureError(5, 5)), "busy"), (ObjectStoreFullError("x"), "busy"),
         (NoFace("x"), None), (wrapped(NoFace("x")), None), (wrapped(UnreadableMedia("x")), None), (Overloaded("x"), None),
@@ -224,6 +225,20 @@ async def test_work_goes_on_where_it_broke_off(stage, fault, after):
     else:
         assert second.args[1] == list(range(after, 5)), "only what is left is asked for again"
     assert world.retries == (fault is not BUSY)
+
+
+@pytest.mark.parametrize("stage", ["detect", "render"])
+@pytest.mark.parametrize("after", [0, 2])
+async def test_a_stream_that_ends_too_early_without_a_word_is_gone_on_with(stage, after):
+    world = World((after, None))
+    assert await everything(STREAMS[stage](world)) == WHOLE[stage]
+    assert world.retries == 1
+
+
+async def test_an_opening_without_an_answer_is_asked_for_again():
+    world = World((0, None), make=Opened(FaceHeader(None, None, None, 1, 1), 7))
+    await world.stages.open_face(world.job)
+    assert world.frames == [7]
 
 
 FAULTS = st.sampled_from([DIED, LOST, BUSY, BELOW, wrapped(LOST), wrapped(DIED)])
