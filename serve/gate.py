@@ -51,6 +51,11 @@ class Gate:
         self._full, self._full_until_s = Decision(), 0.0
         self._renewing: asyncio.Task[None] | None = None
 
+    @property
+    def requests(self) -> int:
+        """Requests that this replica has under way."""
+        return len(self._held)
+
     @asynccontextmanager
     async def request(self, name: str, *, key: str) -> AsyncIterator[Pass]:
         """For as long as a request is under way. Raises Overloaded at once where there is no room."""

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import AsyncExitStack, ExitStack, aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -18,6 +18,7 @@ from lipsync.media.source import Blob
 from lipsync.metrics import REJECTED, REQUESTS_WAITING, Meters, RequestMeter
 from lipsync.options import Options
 from lipsync.pipeline import Job, Report
+from lipsync.plan import Tuning
 
 from .faults import cause_of
 from .gate import Gate, Pass
@@ -90,7 +91,7 @@ class Desk:
         """The library's pipeline over the replicas. Raises the library's errors, and no others of Ray's."""
         job = Job(face, voice, options, self._settings.limits, request=request.entered.lease.request)
         stages = self.stages(request, face, voice)
-        made = pipeline.synchronise(job, stages, tuning=self._settings.tuning, report=request.report)
+        made = pipeline.synchronise(job, stages, tuning=self._tuning(), report=request.report)
         sent_bytes = 0
         with self._meter.watch(request.report):
             async with aclosing(made):
@@ -106,6 +107,13 @@ class Desk:
             {"request_id": request.id, "frames": request.report.frame_count, "puts": stages.puts}
             | {f"{name}_ms": round(spent_s * 1000, 1) for name, spent_s in timings(request.report).items()}
         )
+
+    def _tuning(self) -> Tuning:
+        """As set, with a window that shrinks down to two as requests become many: who comes then finds few segments of
+        others before its first one."""
+        tuning = self._settings.tuning
+        share = max(2, self._settings.segments // max(1, self.gate.requests))
+        return replace(tuning, window=min(tuning.window, share))
 
     async def boxes(self, request: Request, *, face: Blob, options: Options) -> str:
         """The face's box in every source frame, as JSON. Raises NoFace and the errors of reading the input."""

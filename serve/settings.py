@@ -103,6 +103,9 @@ class Settings(_Strict):
     deadline_s: float = Field(840.0, gt=0, description="a request that takes longer is ended")
     result_bytes: int = Field(2_000_000_000, ge=1, description="largest result")
     tries: int = Field(3, ge=1, description="how often a piece of work is given out while workers die under it")
+    segments: int = Field(
+        128, ge=1, description="segments that an Ingress shares out: with many requests each has fewer than its window"
+    )
     auth: AuthSettings = AuthSettings()
     admission: AdmissionSettings = AdmissionSettings()
     generator: GeneratorSettings = GeneratorSettings()
