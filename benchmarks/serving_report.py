@@ -19,11 +19,10 @@ def serving(result: Result) -> str:
         """## Serving
 
 The application on a real Ray cluster on this machine, over HTTP. Where a device or an encoder stands in, it sleeps: calls, objects,
-batches and order are real, and two cores do not decide. `python -m benchmarks serving` measures it.
+batches and order are real, and two cores do not decide. Ray Serve runs as [serving](serving.md) recommends: behind HAProxy, with
+`RAY_SERVE_THROUGHPUT_OPTIMIZED=1`. `python -m benchmarks serving` measures it.
 """
     ]
-    if "assembled" in result:
-        parts.append(result["assembled"] + "\n")
     for name, part in PARTS.items():
         if name in result:
             parts.append(part(result[name]))

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import partial
 from typing import Generic, NoReturn, TypeVar
 
@@ -87,27 +87,35 @@ async def in_order(
     start: Callable[[Sequence[A]], AsyncGenerator[B, None]],
     *,
     window: int,
+    head_start_s: float = 0.0,
 ) -> AsyncGenerator[B, None]:
     """Start a worker per run, several at once, and yield what they make in the runs' order.
 
     ``start(run)`` yields one item per member of its run. At most ``window`` items are under way or waiting to be
-    taken. The first error, in order, ends it; closing the iterator closes every worker.
+    taken. The first run is ``head_start_s`` ahead of the others, or as far as its first item. The first error, in
+    order, ends it; closing the iterator closes every worker.
     """
-    room = _Window(window)
+    room, has_come = _Window(window), asyncio.Event()
     flights: set[Ahead[B]] = set()
 
     async def launch() -> AsyncGenerator[Ahead[B], None]:
+        is_first = True
         async with aclosing(runs):
             async for run in runs:
                 await room.take(len(run))
                 flight = Ahead(start(run), ahead=window)
                 flights.add(flight)
                 yield flight
+                if is_first and head_start_s:
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(has_come.wait(), head_start_s)
+                is_first = False
 
     launched = Ahead(launch(), ahead=window)
     try:
         async for flight in launched:
             async for item in flight:
+                has_come.set()
                 yield item
                 await room.give_back()
             await flight.aclose()

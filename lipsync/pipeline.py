@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Literal, Protocol
 from uuid import uuid4
@@ -40,6 +40,9 @@ class Job:
     limits: Limits = field(default_factory=Limits)
     request: str = field(default_factory=lambda: uuid4().hex, compare=False)
     priority: int = 0
+
+_HEAD_START_S = 0.1
+"""What the first fragment takes of a free GPU; where it takes longer, the others wait for it no longer."""
 
 
 class Stages(Protocol):
@@ -102,14 +105,18 @@ async def synchronise(
     tuning: Tuning | None = None,
     progress: Callable[[Progress], None] | None = None,
     report: Report | None = None,
+    soon: bool = False,
 ) -> AsyncGenerator[Fragment, None]:
     """Yield the request's fragments in order of time.
 
     Closing the generator, or cancelling the task that iterates it, stops all work of the request. Errors are those
-    of ``lipsync.errors``. At most ``tuning.window`` segments are rendered ahead of the consumer.
+    of ``lipsync.errors``. At most ``tuning.window`` segments are rendered ahead of the consumer. ``soon``: somebody
+    waits for the first fragment, so it gets a head start, and ``tuning.early`` frames are decoded twice for it.
     """
     tuning, report, tell = tuning or Tuning(), report or Report(), progress or (lambda _: None)
     started = time.perf_counter()
+    if not soon:
+        tuning = replace(tuning, early=0)
     async with AsyncExitStack() as stack:
         face = await stages.open_face(job)
         report.add({"open": time.perf_counter() - started})
@@ -128,7 +135,12 @@ async def synchronise(
         stack.push_async_callback(track.aclose)
         track.begin()
         runs = _runs(face, timeline, heard, track, tuning)
-        rendered = in_order(runs, lambda run: stages.render(job, face, run, fps=timeline.fps), window=tuning.window)
+        rendered = in_order(
+            runs,
+            lambda run: stages.render(job, face, run, fps=timeline.fps),
+            window=tuning.window,
+            head_start_s=_HEAD_START_S if soon else 0.0,
+        )
         async for fragment in await stack.enter_async_context(aclosing(rendered)):
             report.frame_count += fragment.frame_count
             report.add(fragment.timings_s)

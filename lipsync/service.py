@@ -181,17 +181,19 @@ class LipsyncService:
         *,
         progress: Callable[[Progress], None] | None = None,
         report: Report | None = None,
+        soon: bool = False,
     ) -> AsyncGenerator[Fragment, None]:
-        """The request's fragments in order; closing the iterator stops its work."""
+        """The request's fragments in order; closing the iterator stops its work. ``soon``: somebody waits for the
+        first one."""
         report = report or Report()
-        made = synchronise(job, self.stages, tuning=self._tuning, progress=progress, report=report)
+        made = synchronise(job, self.stages, tuning=self._tuning, progress=progress, report=report, soon=soon)
         return self._request_meter.measured(made, report)
 
     async def astream(
         self, face: Source, voice: Source | Waveform, options: Options | None = None
     ) -> AsyncGenerator[bytes, None]:
         """A fragmented mp4 as it is made; the first bytes come with the first short segment."""
-        async with aclosing(stream_bytes(self.fragments(self.job(face, voice, options)))) as stream:
+        async with aclosing(stream_bytes(self.fragments(self.job(face, voice, options), soon=True))) as stream:
             async for data in stream:
                 yield data
 

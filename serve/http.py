@@ -81,7 +81,11 @@ class Http:
             request = await self._desk.enter(answering.stack, request_id=answering.id, key=key)
             form = await self._receive(http, request, ("face", "audio"))
             fragments = self._desk.fragments(
-                request, face=form.files["face"], voice=form.files["audio"], options=options_of(form.texts)
+                request,
+                face=form.files["face"],
+                voice=form.files["audio"],
+                options=options_of(form.texts),
+                soon=stream,
             )
             # a task of its own: a caller that goes away cancels the answer, not the tidying up
             made = Ahead(fragments, ahead=1)

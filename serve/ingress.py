@@ -48,7 +48,7 @@ class Ingress:
     async def lipsync(self, face: bytes, audio: bytes, options: dict[str, Any] | None = None) -> bytes:
         """The bytes of an mp4. Raises the library's errors."""
         async with AsyncExitStack() as stack:
-            request, fragments = await self._called(stack, face, audio, options)
+            request, fragments = await self._called(stack, face, audio, options, soon=False)
             path = request.folder.place / "result.mp4"
             await write_file(fragments, path)
             return path.read_bytes()
@@ -58,7 +58,7 @@ class Ingress:
     ) -> AsyncGenerator[bytes, None]:
         """A fragmented mp4, piece by piece. Raises the library's errors."""
         async with AsyncExitStack() as stack:
-            _, fragments = await self._called(stack, face, audio, options)
+            _, fragments = await self._called(stack, face, audio, options, soon=True)
             async with aclosing(stream_bytes(fragments)) as pieces:
                 async for data in pieces:
                     yield data
@@ -71,12 +71,15 @@ class Ingress:
             return await self._desk.boxes(request, face=blob, options=Options.from_mapping(options or {}))
 
     async def _called(
-        self, stack: AsyncExitStack, face: bytes, audio: bytes, options: dict[str, Any] | None
+        self, stack: AsyncExitStack, face: bytes, audio: bytes, options: dict[str, Any] | None, *, soon: bool
     ) -> tuple[Request, AsyncGenerator[Fragment, None]]:
         request = await self._desk.enter(stack, request_id=uuid4().hex, key="")
         blobs = {name: self._spooled(request, name, data) for name, data in (("face", face), ("audio", audio))}
         chosen = Options.from_mapping(options or {})
-        return request, self._desk.fragments(request, face=blobs["face"], voice=blobs["audio"], options=chosen)
+        fragments = self._desk.fragments(
+            request, face=blobs["face"], voice=blobs["audio"], options=chosen, soon=soon
+        )
+        return request, fragments
 
     def _spooled(self, request: Request, name: str, data: bytes) -> Blob:
         with closing(request.folder.file(name, limit_bytes=self._settings.limits.video_bytes)) as file:

@@ -86,12 +86,12 @@ class Desk:
         )
 
     async def fragments(
-        self, request: Request, *, face: Blob, voice: Blob, options: Options
+        self, request: Request, *, face: Blob, voice: Blob, options: Options, soon: bool
     ) -> AsyncGenerator[Fragment, None]:
-        """The library's pipeline over the replicas. Raises the library's errors, and no others of Ray's."""
+        """The library's pipeline over the replicas; ``soon`` as there. Raises the library's errors, and no others of Ray's."""
         job = Job(face, voice, options, self._settings.limits, request=request.entered.lease.request)
         stages = self.stages(request, face, voice)
-        made = pipeline.synchronise(job, stages, tuning=self._tuning(), report=request.report)
+        made = pipeline.synchronise(job, stages, tuning=self._tuning(), report=request.report, soon=soon)
         sent_bytes = 0
         with self._meter.watch(request.report):
             async with aclosing(made):

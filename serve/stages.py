@@ -25,8 +25,6 @@ from .solitude import BEGUN
 from .wire import NO_VOICE_HASH, FaceHeader, JobRef, Opened, put_inputs
 
 log = logging.getLogger("ray.serve")
-_HEAD_START_S = 0.04
-"""How long the request's other segments wait for its first to get ahead of them; it has one call's way to go."""
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 3.0
 
@@ -64,7 +62,6 @@ class RequestStages:
         self._handles, self._tries, self._meters = handles, tries, meters
         self._face, self._voice = face, voice
         self._admitted, self._accuse = admitted, accuse
-        self._head_start: asyncio.Task[None] | None = None
         self._inputs: Any = None
         self._putting = asyncio.Lock()
         self.puts = 0
@@ -103,16 +100,12 @@ class RequestStages:
             blamed=self._face,
         )
 
-    async def render(
+    def render(
         self, job: Job, face: FaceInput, run: Sequence[SegmentTask], *, fps: Fraction
     ) -> AsyncGenerator[Fragment, None]:
-        """See ``lipsync.pipeline.Stages``. The first run gets a head start."""
-        if self._head_start is None:
-            self._head_start = asyncio.create_task(asyncio.sleep(_HEAD_START_S))
-        else:
-            await asyncio.shield(self._head_start)
+        """See ``lipsync.pipeline.Stages``."""
         header = FaceHeader.of(face)
-        fragments = self._again(
+        return self._again(
             self._handles.renderer,
             "render",
             job,
@@ -120,9 +113,6 @@ class RequestStages:
             pieces=len(run),
             blamed=self._face,
         )
-        async with aclosing(fragments):
-            async for fragment in fragments:
-                yield fragment
 
     async def _again(
         self,

@@ -63,6 +63,22 @@ def test_items_come_in_the_order_of_the_runs_whatever_finishes_first(runs, windo
     assert workers.closed == len(pieces)
 
 
+@pytest.mark.parametrize(("first_takes_s", "ahead_s"), [(0.05, 0.05), (0.5, 0.2)])
+async def test_the_first_run_has_a_head_start_until_its_first_item_and_no_longer(first_takes_s, ahead_s):
+    began = time.monotonic()
+    started: list[float] = []
+
+    async def work(run):
+        started.append(time.monotonic() - began)
+        await asyncio.sleep(first_takes_s if run == [0] else 0)
+        yield run[0]
+
+    runs = sequence([[n] for n in range(6)])
+    assert [item async for item in in_order(runs, work, window=6, head_start_s=0.2)] == list(range(6))
+    assert started[0] < 0.04
+    assert all(ahead_s <= at < ahead_s + 0.1 for at in started[1:]), "and the others do not wait for each other"
+
+
 async def test_no_more_than_the_window_is_started_ahead_of_a_slow_consumer():
     workers = Workers()
     async with aclosing(in_order(sequence([[n] for n in range(50)]), workers.start, window=4)) as items:
