@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 REPORTING := RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S=1 RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S=1
 PROXY_haproxy := RAY_SERVE_ENABLE_HA_PROXY=1 RAY_SERVE_THROUGHPUT_OPTIMIZED=1
 
-.PHONY: demo serve load simulate chaos test check fix bench bench-gpu demo-model clean
+.PHONY: demo serve load simulate cluster-demo chaos soak autoscaling test check fix bench bench-gpu demo-model clean
 
 demo: $(STAMP)                ## make demo.mp4 and its contact sheet from the packaged face and voice
 	$(BIN)/lipsync demo --output demo.mp4 --sheet demo.png
@@ -24,6 +24,15 @@ simulate: $(STAMP)            ## model 1 to 1,000 GPUs, and write docs/scaling.m
 
 chaos: $(STAMP)               ## break a cluster of its own for 20 minutes, and write docs/benchmarks/chaos.json
 	$(BIN)/python -m cluster.chaos --json docs/benchmarks/chaos.json $(CHAOS)
+
+cluster-demo: $(STAMP)        ## three nodes on this machine, load, a Prometheus, the dashboard drawn: five minutes
+	$(BIN)/python -m cluster.demo --picture cluster-demo.png $(CLUSTER_DEMO)
+
+soak: $(STAMP)                ## keep a cluster of its own busy for half an hour; nothing may grow
+	$(BIN)/python -m cluster.soak --json docs/benchmarks/soak.json --chart docs/images/soak.png $(SOAK)
+
+autoscaling: $(STAMP)         ## watch two bursts being scaled for, and write the trace and its plot
+	$(BIN)/python -m cluster.autoscaling --json docs/benchmarks/autoscaling.json --chart docs/images/autoscaling.png
 
 test: $(STAMP)                ## run every test
 	$(BIN)/python -m pytest

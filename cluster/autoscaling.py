@@ -23,16 +23,12 @@ import yaml
 from benchmarks.__main__ import machine
 from benchmarks.serving import Caller, closed_loop, with_client
 from benchmarks.serving_cluster import CONFIG, Running, configuration, free_port, running
+from cluster.demo import PUSHES
 
 BATCH_S, MOST = 4.0, 4
 BURST_S, PAUSE_S, DOWNSCALE_DELAY_S = 40.0, 60.0, 15.0
 CALLERS, FRAMES = 24, 250
 WATCHED = ("Generator", "Renderer", "Preprocessor", "Ingress")
-PUSHES = {
-    "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
-    "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
-}
-"""As the Makefile and the manifests set it."""
 
 
 def scaled(port: int) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Draws the dashboard's panels from a Prometheus into one picture, where no Grafana is at hand. Wants matplotlib.
 
-python cluster/plot_dashboard.py http://127.0.0.1:9090 dashboard.png --minutes 5
+python -m cluster.plot_dashboard http://127.0.0.1:9090 dashboard.png --minutes 5
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import urllib.parse
 import urllib.request
 from typing import Any
 
-from dashboard import Panel, panels
+from cluster.dashboard import Panel, panels
 
 _COLUMNS = 3
 _STEPS = 120

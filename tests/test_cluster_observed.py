@@ -7,7 +7,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,14 +19,11 @@ import yaml
 
 from benchmarks.serving_cluster import Running, free_port, running
 from benchmarks.serving_media import ASSETS, cut_wav, scaled_jpeg
+from cluster import dashboard
+from cluster.watching import Prometheus, watching
 from lipsync.metrics import METRICS
-from tests.prometheus_server import Prometheus, watching
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "cluster"))
-
-import dashboard  # type: ignore[import-not-found]  # noqa: E402
-
 RULES = yaml.safe_load((ROOT / "cluster/prometheus/rules.yaml").read_text())
 RECORDED = {rule["record"]: rule["expr"] for group in RULES["groups"] for rule in group["rules"] if "record" in rule}
 ALERTS = {rule["alert"]: rule for group in RULES["groups"] for rule in group["rules"] if "alert" in rule}

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import yaml
 
-SHIPPED = Path(__file__).resolve().parents[1] / "cluster" / "prometheus"
+SHIPPED = Path(__file__).resolve().parent / "prometheus"
 
 
 class Prometheus:
