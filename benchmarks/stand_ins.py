@@ -5,6 +5,8 @@
 
 import os
 import signal
+import tempfile
+import threading
 import time
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
@@ -48,6 +50,8 @@ class StandIn(BaseModel):
     """An encoder that sleeps this long for each frame and makes no video; none: the real encoder."""
     fails_once: str | None = None
     """A path: the device that creates the file there fails for good at its first batch."""
+    leaks: bool = False
+    """Renderers that keep, for each segment, a megabyte, an open temporary file and a thread."""
     poison: str | None = None
     """A Renderer kills itself on the face with this SHA-256, as a fault in a decoder would."""
 
@@ -147,6 +151,8 @@ class StandInRenderer(Renderer):
         if settings.stand_in.encode_s is not None:
             self._stages = self._stages.encoding_with(SleepingEncoder(settings.stand_in.encode_s))
         self._poison = settings.stand_in.poison
+        self._leaks = settings.stand_in.leaks
+        self._leaked: list[Any] = []
         self._segments = self._under_way = 0
 
     async def render(
@@ -159,9 +165,16 @@ class StandInRenderer(Renderer):
                     if ref.face_hash == self._poison and item != BEGUN:
                         os.kill(os.getpid(), signal.SIGKILL)
                     self._segments += item != BEGUN
+                    if self._leaks and item != BEGUN:
+                        self._leak()
                     yield item
         finally:
             self._under_way -= 1
+
+    def _leak(self) -> None:
+        waiting = threading.Thread(target=threading.Event().wait, daemon=True)
+        waiting.start()
+        self._leaked.append((bytearray(os.urandom(1_000_000)), tempfile.NamedTemporaryFile(delete=False), waiting))
 
     async def stats(self) -> dict[str, Any]:
         return {"segments": self._segments, "under_way": self._under_way}

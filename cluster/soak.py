@@ -136,7 +136,12 @@ class Watch:
 async def load(url: str, *, duration_s: float) -> Sender:
     """The callers, for so long. Raises RuntimeError where the first requests fail."""
     sender = Sender(
-        url, mix=Mix.parse(MIX), inputs=Inputs(is_fresh=True), in_flight=CALLERS, timeout_s=REQUEST_TIMEOUT_S, attempts=1
+        url,
+        mix=Mix.parse(MIX),
+        inputs=Inputs(is_fresh=True),
+        in_flight=CALLERS,
+        timeout_s=REQUEST_TIMEOUT_S,
+        attempts=1,
     )
     async with sender:
         await warm_up(sender, rounds=2)
@@ -155,9 +160,8 @@ def soak(*, minutes: float, leak: bool) -> dict[str, Any]:
                 args={"generator": {"threads": 1}},
                 stand_in={"leaks": leak},
             )
-            with running(config) as app:
-                with Watch(Path(folder)) as watch:
-                    sender = asyncio.run(load(app.url, duration_s=60 * minutes))
+            with running(config) as app, Watch(Path(folder)) as watch:
+                sender = asyncio.run(load(app.url, duration_s=60 * minutes))
         finally:
             del os.environ["TMPDIR"]
     summary = summarise(sender.outcomes, duration_s=60 * minutes)

@@ -41,6 +41,7 @@ class Job:
     request: str = field(default_factory=lambda: uuid4().hex, compare=False)
     priority: int = 0
 
+
 _HEAD_START_S = 0.1
 """What the first fragment takes of a free GPU; where it takes longer, the others wait for it no longer."""
 

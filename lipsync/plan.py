@@ -42,7 +42,7 @@ class Tuning:
     shortest_chunk: int = _knob(25, "source frames that the first call to detection looks at; later ones look at more")
     longest_chunk: int = _knob(400, "source frames that a call to detection looks at, at most")
     waste: Fraction = _knob(Fraction(1, 10), "frames decoded twice, per frame put out, for the sake of parallel work")
-    early: int = _knob(40, "frames beyond that which may be decoded twice, so that a stream's first segments need not wait")
+    early: int = _knob(40, "frames more that may be decoded twice, so that a stream's first segments need not wait")
 
     def __post_init__(self) -> None:
         amounts = [*self.segment_frames, self.segment_bytes, self.window, self.shortest_chunk, self.longest_chunk]

@@ -76,9 +76,7 @@ class Ingress:
         request = await self._desk.enter(stack, request_id=uuid4().hex, key="")
         blobs = {name: self._spooled(request, name, data) for name, data in (("face", face), ("audio", audio))}
         chosen = Options.from_mapping(options or {})
-        fragments = self._desk.fragments(
-            request, face=blobs["face"], voice=blobs["audio"], options=chosen, soon=soon
-        )
+        fragments = self._desk.fragments(request, face=blobs["face"], voice=blobs["audio"], options=chosen, soon=soon)
         return request, fragments
 
     def _spooled(self, request: Request, name: str, data: bytes) -> Blob:

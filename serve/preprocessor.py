@@ -24,6 +24,7 @@ from lipsync.plan import Span, Timeline
 from lipsync.voice.mel import warm_up as warm_up_mel
 
 from .logs import quiet_opencv
+from .niceness import give_way
 from .settings import Settings
 from .solitude import Solitude, begun
 from .wire import FaceHeader, JobRef, Opened, Stills
@@ -39,6 +40,7 @@ class Preprocessor:
         os.environ.pop(settings.auth.keys_env, None)
         quiet_opencv()
         return_large_blocks()
+        give_way()
         if settings.s3fd_path is not None and not ray.get_gpu_ids():
             raise DetectorUnavailable(
                 "s3fd takes seconds a frame on a CPU. Give the Preprocessors a share of a GPU "

@@ -15,6 +15,7 @@ from lipsync.faces.detector import Detector, DetectorName
 from lipsync.local import LocalStages
 
 from .logs import quiet_opencv
+from .niceness import give_way
 from .settings import Settings
 from .solitude import Solitude, begun
 from .wire import FaceHeader, JobRef, Stills
@@ -27,6 +28,7 @@ class Renderer:
         os.environ.pop(settings.auth.keys_env, None)
         quiet_opencv()
         return_large_blocks()
+        give_way()
         worker = settings.renderer
         self._stages = LocalStages(
             RemoteGenerator(generator),

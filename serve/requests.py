@@ -88,7 +88,7 @@ class Desk:
     async def fragments(
         self, request: Request, *, face: Blob, voice: Blob, options: Options, soon: bool
     ) -> AsyncGenerator[Fragment, None]:
-        """The library's pipeline over the replicas; ``soon`` as there. Raises the library's errors, and no others of Ray's."""
+        """The library's pipeline over the replicas; ``soon`` as there. Raises the library's errors, none of Ray's."""
         job = Job(face, voice, options, self._settings.limits, request=request.entered.lease.request)
         stages = self.stages(request, face, voice)
         made = pipeline.synchronise(job, stages, tuning=self._tuning(), report=request.report, soon=soon)
