@@ -174,7 +174,7 @@ class StandInRenderer(Renderer):
     def _leak(self) -> None:
         waiting = threading.Thread(target=threading.Event().wait, daemon=True)
         waiting.start()
-        self._leaked.append((bytearray(os.urandom(1_000_000)), tempfile.NamedTemporaryFile(delete=False), waiting))
+        self._leaked.append((bytearray(os.urandom(1_000_000)), tempfile.mkstemp(), waiting))
 
     async def stats(self) -> dict[str, Any]:
         return {"segments": self._segments, "under_way": self._under_way}
