@@ -664,7 +664,7 @@ async def test_every_bad_input_gets_a_typed_answer_or_a_video(serve):
 
 @pytest.mark.parametrize(("requests", "window"), [(0, 8), (1, 8), (4, 8), (8, 4), (13, 2), (500, 2)])
 async def test_the_more_requests_the_fewer_segments_each_has_under_way(serve, requests, window):
-    async with serve(segments=32) as served:
+    async with serve(segments=32, tuning={"window": 8}) as served:
         served.desk.gate._held = {str(number): None for number in range(requests)}
         assert served.desk._tuning().window == window
         served.desk.gate._held = {}
