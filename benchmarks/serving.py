@@ -125,12 +125,28 @@ def deployed(
     )
 
 
-def batches_of(app: Running) -> list[tuple[int, int, int]]:
-    return [tuple(batch) for replica in app.stats("Generator") for batch in replica["batches"]]
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One that a stand-in has drawn; ``ended_s`` on the clock of ``time.time``."""
+
+    frames: int
+    room: int
+    requests: int
+    ended_s: float
 
 
-def frames_drawn(app: Running) -> int:
-    return sum(frames for frames, _, _ in batches_of(app))
+def drawn(app: Running, *, since_s: float) -> list[list[Batch]]:
+    """The batches that each Generator has ended since then."""
+    batches = ([Batch(*batch) for batch in replica["batches"]] for replica in app.stats("Generator"))
+    return [[batch for batch in of_replica if batch.ended_s >= since_s] for of_replica in batches]
+
+
+def frames_per_s(batches: Sequence[Sequence[Batch]]) -> float:
+    """Of all Generators, each from the end of its first batch to that of its last: whole batches, whole times."""
+    return sum(
+        sum(batch.frames for batch in later) / (later[-1].ended_s - first.ended_s)
+        for first, *later in (of_replica for of_replica in batches if len(of_replica) > 1)
+    )
 
 
 # ---------------------------------------------------------------- parts
@@ -141,28 +157,27 @@ def shared_batches(app: Running) -> dict[str, Any]:
     batch_s, for_s = 1.0, 30.0
     deployed(app, stand_in={"batch_s": batch_s, "encode_s": 0}, replicas={"Renderer": 2, "Preprocessor": 2})
 
-    async def work(client: httpx.AsyncClient) -> tuple[list[Answer], list[Answer], list[tuple[int, int, int]], float]:
+    async def work(client: httpx.AsyncClient) -> tuple[list[Answer], list[Answer], list[list[Batch]]]:
         caller = Caller(app.url, client)
         long = asyncio.create_task(closed_loop(caller, lambda: 3000, callers=2, for_s=for_s))
         short = asyncio.create_task(closed_loop(caller, mixed(1), callers=CALLERS - 2, for_s=for_s))
         await asyncio.sleep(5)
-        before, began = len(await asyncio.to_thread(batches_of, app)), time.perf_counter()
+        since_s = time.time()
         await asyncio.sleep(for_s - 8)
-        during = (await asyncio.to_thread(batches_of, app))[before:]
-        took_s = time.perf_counter() - began
-        return await short, await long, during, took_s
+        during = await asyncio.to_thread(drawn, app, since_s=since_s)
+        return await short, await long, during
 
-    short, long, during, took_s = with_client(work)
-    drawn = sum(frames for frames, _, _ in during)
+    short, long, during = with_client(work)
+    batches = [batch for of_replica in during for batch in of_replica]
     first = [answer.first_s for answer in short if answer.frames <= 64]
     return {
         "batch_s": batch_s,
         "callers": CALLERS,
         "requests": len(short) + len(long),
-        "batches": len(during),
-        "mean_fill": round(statistics.fmean(frames / room for frames, room, _ in during), 4),
-        "requests_per_batch": round(statistics.fmean(requests for _, _, requests in during), 1),
-        "throughput_share": round(drawn / took_s / (BATCH / batch_s), 3),
+        "batches": len(batches),
+        "mean_fill": round(statistics.fmean(batch.frames / batch.room for batch in batches), 4),
+        "requests_per_batch": round(statistics.fmean(batch.requests for batch in batches), 1),
+        "throughput_share": round(frames_per_s(during) / (BATCH / batch_s), 3),
         "first_fragment_of_short_p50_batches": round(percentile(first, 0.5) / batch_s, 2),
         "first_fragment_of_short_p99_batches": round(percentile(first, 0.99) / batch_s, 2),
         "failed": sum(answer.status != 200 for answer in short + long),
@@ -175,20 +190,18 @@ def generators(app: Running) -> list[dict[str, Any]]:
     for count in (1, 2, 4, 8):
         deployed(app, stand_in={"batch_s": batch_s, "encode_s": 0}, replicas={"Generator": count, "Renderer": 4})
 
-        async def work(client: httpx.AsyncClient) -> tuple[int, float]:
+        async def work(client: httpx.AsyncClient) -> float:
             caller = Caller(app.url, client)
             running_ = asyncio.create_task(closed_loop(caller, lambda: 500, callers=CALLERS, for_s=for_s))
             await asyncio.sleep(8)
-            before, began = await asyncio.to_thread(frames_drawn, app), time.perf_counter()
+            since_s = time.time()
             await asyncio.sleep(for_s - 8)
-            frames = await asyncio.to_thread(frames_drawn, app) - before
-            took_s = time.perf_counter() - began
+            speed = frames_per_s(await asyncio.to_thread(drawn, app, since_s=since_s))
             running_.cancel()
             await asyncio.gather(running_, return_exceptions=True)
-            return frames, took_s
+            return speed
 
-        frames, took_s = with_client(work)
-        rows.append({"generators": count, "frames_per_s": round(frames / took_s, 1)})
+        rows.append({"generators": count, "frames_per_s": round(with_client(work), 1)})
     for row in rows:
         row["share_of_linear"] = round(row["frames_per_s"] / rows[0]["frames_per_s"] / row["generators"], 3)
     return rows
@@ -227,9 +240,9 @@ def overload(app: Running) -> dict[str, Any]:
     with ThreadPoolExecutor(1) as beside:
         storming = beside.submit(at, 3.0)
         time.sleep(5)  # until as much is under way as may be
-        before, began = frames_drawn(app), time.perf_counter()
+        since_s = time.time()
         time.sleep(for_s - 5)
-        drawn, took_s = frames_drawn(app) - before, time.perf_counter() - began
+        speed = frames_per_s(drawn(app, since_s=since_s))
         storm = storming.result()
     accepted = [answer for answer in storm if answer.status == 200]
     refused = [answer for answer in storm if answer.status != 200]
@@ -246,7 +259,7 @@ def overload(app: Running) -> dict[str, Any]:
         "accepted_p99_over_p50": round(percentile([a.took_s for a in accepted], 0.99) / usual_s, 2),
         "refused_p50_ms": round(percentile([a.took_s for a in refused], 0.5) * 1000, 1),
         "refused_p99_ms": round(percentile([a.took_s for a in refused], 0.99) * 1000, 1),
-        "throughput_share_of_peak": round(drawn / took_s / (BATCH / batch_s), 3),
+        "throughput_share_of_peak": round(speed / (BATCH / batch_s), 3),
     }
 
 
@@ -311,12 +324,12 @@ def first_bytes(app: Running) -> dict[str, Any]:
 
 
 PARTS = {
-    "shared_batches": shared_batches,
+    "first_bytes": first_bytes,
     "generators": generators,
-    "renderers": renderers,
     "overload": overload,
     "stages": stages,
-    "first_bytes": first_bytes,
+    "shared_batches": shared_batches,
+    "renderers": renderers,
 }
 
 

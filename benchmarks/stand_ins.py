@@ -102,7 +102,7 @@ class StandInGenerator(Generator):
 
     def on_batch(self, report: BatchReport) -> None:
         super().on_batch(report)
-        self.__dict__.setdefault("_batches", []).append((report.frames, report.room, report.requests))
+        self.__dict__.setdefault("_batches", []).append((report.frames, report.room, report.requests, time.time()))
 
     async def stats(self) -> dict[str, Any]:
         """What this replica has done: for ``handle.broadcast``."""
