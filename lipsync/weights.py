@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from lipsync.errors import WeightsError
 
@@ -98,17 +98,48 @@ def known_file(name: str, *, registry: Mapping[str, KnownFile] = KNOWN) -> Known
 def find(name: str, *, directory: Path | None = None, registry: Mapping[str, KnownFile] = KNOWN) -> Path | None:
     """The file in the cache, fetched earlier or put there by hand, or None. A pinned file must have its hash.
 
-    Raises WeightsError for an unknown name and for a pinned file that was changed.
+    Raises WeightsError for an unknown name, for a pinned file that was changed, and for one that cannot be read.
     """
     known = known_file(name, registry=registry)
     path = (directory or cache_dir()) / known.file_name
-    if not path.is_file():
-        return None
-    if known.sha256 is not None and _hash(path) != known.sha256:
+    try:
+        if not path.is_file():
+            return None
+        is_pinned_one = known.sha256 is None or _hash(path) == known.sha256
+    except OSError as error:
+        raise WeightsError(
+            f"{path} cannot be read: {error.strerror}. Make it readable to you, or delete it."
+        ) from error
+    if not is_pinned_one:
         raise WeightsError(
             f"{path} is not the {name} that is pinned (its sha256 differs). Delete it and pull it again."
         )
     return path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Presence:
+    """How a known file stands here: its place in the cache, and, unless it is ``here``, what to do."""
+
+    file: KnownFile
+    path: Path
+    state: Literal["here", "missing", "unusable"]
+    advice: str = ""
+
+
+def presence(name: str, *, directory: Path | None = None, registry: Mapping[str, KnownFile] = KNOWN) -> Presence:
+    """What ``find`` finds, with a file that it would raise for as a state. Raises WeightsError for an unknown name."""
+    known = known_file(name, registry=registry)
+    path = (directory or cache_dir()) / known.file_name
+    try:
+        found = find(name, directory=directory, registry=registry)
+    except WeightsError as error:
+        return Presence(file=known, path=path, state="unusable", advice=error.detail)
+    if found is not None:
+        return Presence(file=known, path=path, state="here")
+    fetch = f"'lipsync weights pull {name}' fetches it from {known.origin}"
+    advice = fetch if known.is_fetched else f"its authors offer it at {known.origin}"
+    return Presence(file=known, path=path, state="missing", advice=advice)
 
 
 def find_yunet(path: str | os.PathLike[str] | None = None, *, directory: Path | None = None) -> Path | None:
@@ -145,7 +176,7 @@ def pull(
             f"there and give its path, or put it into {folder} as {known.file_name}."
         )
     path = folder / known.file_name
-    if path.is_file() and _hash(path) == known.sha256:
+    if presence(name, directory=directory, registry=registry).state == "here":
         return path
     part: Path | None = None
     try:

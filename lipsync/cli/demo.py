@@ -9,20 +9,21 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from lipsync.cli.run import Device, ProgressBar
+from lipsync.cli.run import AsJson, Device, ProgressBar, report
 
 
 def command(
     output: Annotated[Path, typer.Option("--output", "-o", help="mp4 file to write")] = Path("demo.mp4"),
     sheet: Annotated[Path | None, typer.Option(help="PNG file to write: a contact sheet of the result")] = None,
     device: Device = "auto",
+    as_json: AsJson = False,
 ) -> None:
     """Make the packaged face speak the packaged sentence: a first run that needs no files of yours."""
     from lipsync.media.contact_sheet import write_contact_sheet
     from lipsync.packaged import DEMO_HEAD, demo_face, demo_generator, demo_voice
     from lipsync.service import LipsyncService
 
-    say = Console(stderr=True, soft_wrap=True).print
+    say = Console(stderr=True, quiet=as_json, soft_wrap=True).print
     generator = demo_generator()
     if generator is not None:
         say(
@@ -30,15 +31,11 @@ def command(
             "The mouth will show noise in time with the voice, not speech. For real faces bring the published Wav2Lip\n"
             "checkpoint: lipsync run FACE VOICE --checkpoint wav2lip_gan.pth",
         )
-    with LipsyncService(generator, device) as service, ProgressBar(quiet=False) as bar:
+    with LipsyncService(generator, device) as service, ProgressBar(quiet=as_json) as bar:
         say(f"checkpoint: {service.checkpoint_note}", highlight=False)
         stats = service.process(demo_face(), demo_voice(), output, progress=bar)
-    seconds = stats["num_frames"] / stats["fps"]
-    say(
-        f"[bold]{escape(str(output))}[/]: {stats['num_frames']} frames, {seconds:.2f} s at {stats['fps']:g} fps, "
-        f"made in {stats['total_time']:.1f} s",
-        highlight=False,
-    )
     if sheet is not None:
         write_contact_sheet(output, sheet, columns=8, tile_width=200, part=DEMO_HEAD)
+    report(output, service.checkpoint_note, stats, as_json=as_json)
+    if sheet is not None:
         say(f"[bold]{escape(str(sheet))}[/]: a contact sheet of it", highlight=False)

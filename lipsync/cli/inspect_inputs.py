@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from lipsync.cli.parameters import names_in, takes_options
-from lipsync.cli.run import ProgressBar
+from lipsync.cli.run import AsJson, JsonAnyway, ProgressBar
 from lipsync.errors import OutputError
 from lipsync.options import Limits, Options
 
@@ -34,6 +34,7 @@ _ANYTHING = Limits(
 
 def probe(
     media: Annotated[Path, typer.Argument(help="any image, video or audio file", show_default=False)],
+    _as_json: JsonAnyway = False,
 ) -> None:
     """Say what a file is, from its content and headers, as JSON. Limits are not applied beyond what reading needs."""
     from lipsync.errors import NoVideoStream
@@ -55,13 +56,14 @@ def detect(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file to write; default: stdout")] = None,
     yunet: Annotated[Path | None, typer.Option(help="YuNet's .onnx; default: the one that was pulled")] = None,
     s3fd: Annotated[Path | None, typer.Option(help="s3fd.pth, for --detector s3fd")] = None,
+    as_json: AsJson = False,
     *,
     options: Options,
 ) -> None:
     """Find the face in every source frame and write its boxes as JSON, as `lipsync run --boxes` reads them."""
     from lipsync.detection import find_track
 
-    with ProgressBar(quiet=False) as bar:
+    with ProgressBar(quiet=as_json) as bar:
         text = find_track(face, options, yunet_path=yunet, s3fd_path=s3fd, progress=bar)
     if output is None:
         print(text, end="")
@@ -71,7 +73,11 @@ def detect(
     except OSError as error:
         raise OutputError(f"Cannot write {output}: {error.strerror}. Choose a writable place with room.") from error
     boxes = json.loads(text)["boxes"]
-    print(f"{output}: a face in {sum(box is not None for box in boxes)} of {len(boxes)} frames", file=sys.stderr)
+    with_face = sum(box is not None for box in boxes)
+    if as_json:
+        print(json.dumps({"output": str(output), "num_frames": len(boxes), "num_frames_with_face": with_face}))
+    else:
+        print(f"{output}: a face in {with_face} of {len(boxes)} frames", file=sys.stderr)
 
 
 def _plain(value: Any) -> Any:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -18,12 +18,18 @@ from lipsync.cli.parameters import Trust, takes_options
 from lipsync.options import Limits, Options
 from lipsync.pipeline import Progress as Step
 
+if TYPE_CHECKING:
+    from lipsync.service import Stats
+
 Checkpoint = Annotated[
     Path | None, typer.Option(help="Wav2Lip checkpoint (.pth, .pt, .safetensors); default: the packaged one")
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")]
 Exact = Annotated[bool, typer.Option("--exact", help="plain fp32 network, for comparison with the reference")]
-AsJson = Annotated[bool, typer.Option("--json", help="print the result as one JSON object")]
+AsJson = Annotated[bool, typer.Option("--json", help="print the result, or an error, as one JSON object")]
+JsonAnyway = Annotated[
+    bool, typer.Option("--json", help="print an error as one JSON object; the result is JSON anyway")
+]
 
 
 @takes_options()
@@ -66,15 +72,20 @@ def command(
         say(f"checkpoint: {escape(service.checkpoint_note)}", highlight=False)
         with ProgressBar(quiet=as_json) as bar:
             stats = service.process(face, voice, output, options=options, progress=bar)
+    report(output, service.checkpoint_note, stats, as_json=as_json)
+
+
+def report(output: Path, checkpoint: str, stats: Stats, *, as_json: bool) -> None:
+    """Say what was made: a line on stderr, or one JSON object on stdout."""
     if as_json:
-        print(json.dumps({"output": str(output), "checkpoint": service.checkpoint_note, **stats}))
-    else:
-        seconds = stats["num_frames"] / stats["fps"]
-        say(
-            f"[bold]{escape(str(output))}[/]: {stats['num_frames']} frames, {seconds:.2f} s at {stats['fps']:g} fps, "
-            f"made in {stats['total_time']:.1f} s",
-            highlight=False,
-        )
+        print(json.dumps({"output": str(output), "checkpoint": checkpoint, **stats}))
+        return
+    seconds = stats["num_frames"] / stats["fps"]
+    Console(stderr=True, soft_wrap=True).print(
+        f"[bold]{escape(str(output))}[/]: {stats['num_frames']} frames, {seconds:.2f} s at {stats['fps']:g} fps, "
+        f"made in {stats['total_time']:.1f} s",
+        highlight=False,
+    )
 
 
 def _refuse_unusable(face: Path, voice: Path) -> None:
