@@ -58,22 +58,25 @@ class Books:
     def enter(self, lease: Lease) -> Decision:
         """A request asks to begin; on a yes it is in the books."""
         settings = self._settings
-        if self.requests >= settings.requests:
-            return Decision("requests", settings.retry_after_s)
         own = sum(other.key == lease.key for other, _ in self._leases.values())
-        if lease.key and own >= settings.requests_per_key:
-            return Decision("key", settings.retry_after_s)
-        if self._leases and self._expected_frames > settings.frames:
-            return Decision("frames", settings.retry_after_s)
+        reason = self._fullness()
+        if reason != "requests" and lease.key and own >= settings.requests_per_key:
+            reason = "key"
+        if reason:
+            return Decision(reason, settings.retry_after_s)
         self._write(lease)
         return Decision()
 
-    def know(self, lease: Lease, hashes: Sequence[str]) -> Decision:
-        """A request that has entered knows its frames and its inputs' hashes now; on a no it is out of the books."""
-        if any(self._accused.get(found, 0.0) > self._clock() for found in hashes):
-            self.leave(lease.request)
-            return Decision("input")
-        self._usual_frames += _LEARNING * (lease.frames - self._usual_frames)
+    def check(self, hashes: Sequence[str]) -> Decision:
+        """Whether inputs of these hashes may be opened."""
+        is_accused = any(self._accused.get(found, 0.0) > self._clock() for found in hashes)
+        return Decision("input" if is_accused else "")
+
+    def know(self, lease: Lease) -> Decision:
+        """A request that has entered knows its frames now, or that nothing tells them (0); on a no it is out of the
+        books."""
+        if lease.frames:
+            self._usual_frames += _LEARNING * (lease.frames - self._usual_frames)
         others = self.frames - self._frames_of(lease.request)
         if others and others + lease.frames > self._settings.frames:  # alone, a request of any length is taken
             self.leave(lease.request)
@@ -98,7 +101,16 @@ class Books:
 
     @property
     def has_room(self) -> bool:
-        return self.requests < self._settings.requests and self.frames < self._settings.frames
+        """Whether a request, of a key that has none, would be let in now."""
+        return not self._fullness()
+
+    def _fullness(self) -> str:
+        """What there is enough of, or nothing."""
+        if self.requests >= self._settings.requests:
+            return "requests"
+        if self._leases and self._expected_frames > self._settings.frames:
+            return "frames"
+        return ""
 
     @property
     def _expected_frames(self) -> float:
@@ -127,8 +139,11 @@ class Admission:
     async def enter(self, lease: Lease) -> Decision:
         return self._books.enter(lease)
 
-    async def know(self, lease: Lease, hashes: Sequence[str]) -> Decision:
-        return self._books.know(lease, hashes)
+    async def check(self, hashes: Sequence[str]) -> Decision:
+        return self._books.check(hashes)
+
+    async def know(self, lease: Lease) -> Decision:
+        return self._books.know(lease)
 
     async def renew(self, leases: Sequence[Lease]) -> None:
         self._books.renew(leases)

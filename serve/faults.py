@@ -12,6 +12,7 @@ from ray.exceptions import (
     ObjectLostError,
     ObjectStoreFullError,
     OutOfDiskError,
+    OutOfMemoryError,
     RayError,
     RayTaskError,
     RpcError,
@@ -31,7 +32,7 @@ class EndedEarly(Exception):
     """A call's stream ended as if all were well, before its last item."""
 
 
-_DEATHS = (ActorDiedError, WorkerCrashedError, NodeDiedError, LocalRayletDiedError)
+_DEATHS = (ActorDiedError, WorkerCrashedError, NodeDiedError, LocalRayletDiedError, OutOfMemoryError)
 _BELOW = (ActorUnavailableError, RpcError, TaskCancelledError, EngineError, Closed, EndedEarly)
 _LOST = (ObjectLostError,)
 _BUSY = (BackPressureError, DeploymentUnavailableError, ObjectStoreFullError, OutOfDiskError)

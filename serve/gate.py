@@ -34,10 +34,10 @@ class Pass:
         self._gate = gate
         self.lease = lease
 
-    async def know(self, frames: int, hashes: Sequence[str]) -> None:
-        """Its frames and its inputs are known now. Raises Overloaded, InputCrashedWorker."""
+    async def know(self, frames: int) -> None:
+        """Its frames are known now, as far as they will be. Raises Overloaded."""
         self.lease = replace(self.lease, frames=frames)
-        await self._gate.know(self, hashes)
+        await self._gate.know(self)
 
 
 class Gate:
@@ -79,9 +79,15 @@ class Gate:
             self._own.leave(name)
             self._books.leave.remote(name)  # nobody waits for it: an entry that stays runs out
 
-    async def know(self, entered: Pass, hashes: Sequence[str]) -> None:
+    async def check(self, hashes: Sequence[str]) -> None:
+        """Before anything of the inputs is opened. Raises InputCrashedWorker for one that was accused."""
+        decision = await self._decide(self._books.check.remote(hashes), lambda: self._own.check(hashes))
+        if decision.reason:
+            raise _refusal(decision)
+
+    async def know(self, entered: Pass) -> None:
         lease = entered.lease
-        decision = await self._decide(self._books.know.remote(lease, hashes), lambda: self._own.know(lease, hashes))
+        decision = await self._decide(self._books.know.remote(lease), lambda: self._own.know(lease))
         if decision.reason:
             raise _refusal(decision)
         self._hold(lease)
@@ -91,8 +97,10 @@ class Gate:
         await _try(self._books.accuse.remote(content_hash))
 
     async def has_room(self) -> bool:
-        """Whether a request would be let in now; False where nobody answers."""
-        return bool(await _try(self._books.has_room.remote()))
+        """Whether a request would be let in now; this replica's own word where the books do not answer, as for a
+        request."""
+        answer = await _try(self._books.has_room.remote())
+        return self._own.has_room if answer is None else bool(answer)
 
     def _hold(self, lease: Lease) -> None:
         self._held[lease.request] = lease

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import asyncio
 import os
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -19,15 +19,14 @@ from lipsync.faces.chunk import ChunkDetections
 from lipsync.local import LocalStages
 from lipsync.media.probe import probe_voice
 from lipsync.media.source import Blob
-from lipsync.pipeline import Job
-from lipsync.plan import Span, Timeline
+from lipsync.plan import Span
 from lipsync.voice.mel import warm_up as warm_up_mel
 
 from .logs import quiet_opencv
 from .niceness import give_way
 from .settings import Settings
 from .solitude import Solitude, begun
-from .wire import FaceHeader, JobRef, Opened, Stills
+from .wire import FaceHeader, JobRef, Stills
 
 
 class Preprocessor:
@@ -59,16 +58,25 @@ class Preprocessor:
         warm_up_mel()
         self._stages.load_detector("auto")
 
-    async def open(self, ref: JobRef, *, alone: bool) -> AsyncGenerator[Opened | str, None]:
-        """Both inputs' headers, one item. Raises the errors of probing and indexing either."""
+    async def open(self, ref: JobRef, *, alone: bool) -> AsyncGenerator[FaceHeader | str, None]:
+        """The face's header and index, one item. Raises the errors of probing and indexing."""
+        async with self._solitude.work(alone=alone):
+            if alone:
+                async for word in begun():
+                    yield word
+            yield FaceHeader.of(await self._stages.open_face(await ref.resolve()))
+
+    async def measure(self, ref: JobRef, *, alone: bool) -> AsyncGenerator[float | str, None]:
+        """How many seconds of voice its header promises, one item; 0 where it does not say. Raises the errors of
+        probing."""
         async with self._solitude.work(alone=alone):
             if alone:
                 async for word in begun():
                     yield word
             job = await ref.resolve()
-            face = await self._stages.open_face(job)
-            timeline = Timeline(face.index, face.video, job.options, is_image=face.is_image, limits=job.limits)
-            yield Opened(FaceHeader.of(face), _expected_frames(job, timeline))
+            assert isinstance(job.voice, Blob)
+            info = (await asyncio.to_thread(probe_voice, job.voice, job.limits)).audio
+            yield 0.0 if info is None or info.duration_s is None else info.duration_s
 
     async def voice(self, ref: JobRef, span: Span, skip: int, *, alone: bool) -> AsyncGenerator[VoiceChunk | str, None]:
         """The voice's chunks from number ``skip`` on: what was delivered before a replica died is not sent again."""
@@ -103,19 +111,6 @@ class Preprocessor:
     def __del__(self) -> None:
         if hasattr(self, "_stages"):
             self._stages.close()
-
-
-def _expected_frames(job: Job, timeline: Timeline) -> int:
-    """Output frames as far as the headers tell. Raises the errors of ``probe_voice``."""
-    if not isinstance(job.voice, Blob) or not job.voice.byte_count:
-        return 0
-    info = probe_voice(job.voice, job.limits).audio
-    heard_s = info.duration_s if info is not None and info.duration_s is not None else 0.0
-    if timeline.span.at_least is not None:
-        heard_s = max(heard_s, float(timeline.span.at_least))
-    if timeline.span.at_most is not None:
-        heard_s = min(heard_s, float(timeline.span.at_most))
-    return math.ceil(heard_s * timeline.fps)
 
 
 class _NoGenerator:

@@ -74,14 +74,13 @@ class Desk:
         self._meters.set(REQUESTS_WAITING, self._waiting)
 
     def stages(self, request: Request, face: Blob, voice: Blob | None) -> RequestStages:
-        hashes = [face.content_hash] + ([] if voice is None else [voice.content_hash])
         return RequestStages(
             self._handles,
             face=face,
             voice=voice,
             tries=self._settings.tries,
             meters=self._meters,
-            admitted=lambda frames: request.entered.know(frames, hashes),
+            admitted=request.entered.know,
             accuse=self.gate.accuse,
         )
 
@@ -95,6 +94,7 @@ class Desk:
         sent_bytes = 0
         with self._meter.watch(request.report):
             async with aclosing(made):
+                await self.in_time(request, self.gate.check([face.content_hash, voice.content_hash]))
                 while (fragment := await self.in_time(request, anext(made, None))) is not None:
                     sent_bytes += len(fragment.data)
                     if sent_bytes > self._settings.result_bytes:
@@ -119,6 +119,7 @@ class Desk:
         """The face's box in every source frame, as JSON. Raises NoFace and the errors of reading the input."""
         job = Job(face, EMPTY, options, self._settings.limits, request=request.entered.lease.request)
         stages = self.stages(request, face, None)
+        await self.in_time(request, self.gate.check([face.content_hash]))
         found = await self.in_time(request, pipeline.find_track(job, stages, tuning=self._settings.tuning))
         spent_ms = round((time.monotonic() - request.began_s) * 1000, 1)
         log_request({"request_id": request.id, "puts": stages.puts, "total_ms": spent_ms})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
@@ -17,12 +18,12 @@ from lipsync.faces.chunk import ChunkDetections
 from lipsync.media.source import Blob
 from lipsync.metrics import RETRIES, Meters
 from lipsync.pipeline import Job
-from lipsync.plan import Span
+from lipsync.plan import Span, Timeline
 from lipsync.render import FaceInput
 
 from .faults import EndedEarly, Fault, cause_of, fault_of
 from .solitude import BEGUN
-from .wire import NO_VOICE_HASH, FaceHeader, JobRef, Opened, put_inputs
+from .wire import NO_VOICE_HASH, FaceHeader, JobRef, put_inputs
 
 log = logging.getLogger("ray.serve")
 _FIRST_PAUSE_S = 0.1
@@ -67,15 +68,30 @@ class RequestStages:
         self.puts = 0
 
     async def open_face(self, job: Job) -> FaceInput:
-        """Both inputs' headers, and the request's admission."""
-        opened: list[Opened] = []
-        opening = self._again(self._handles.preprocessor, "open", job, _nothing, pieces=1, blamed=self._face)
-        async with aclosing(opening) as found:
-            async for inputs in found:
-                opened.append(inputs)
-        await self._admitted(opened[0].frames)
-        header = opened[0].face
-        return FaceInput(self._face, header.info, header.index, header.geometry, header.width, header.height)
+        """Both inputs' headers, each in a call of its own so that a crash blames the right one; and the request's
+        admission."""
+        # concurrently, but not in a TaskGroup: its groups would hide the errors' types
+        measuring = asyncio.create_task(self._measured(job))
+        try:
+            header = await self._one("open", job, blamed=self._face)
+            heard_s = await measuring
+        finally:
+            measuring.cancel()
+            await asyncio.gather(measuring, return_exceptions=True)
+        face = FaceInput(self._face, header.info, header.index, header.geometry, header.width, header.height)
+        await self._admitted(_expected_frames(job, face, heard_s))
+        return face
+
+    async def _measured(self, job: Job) -> float:
+        return 0.0 if self._voice is None else await self._one("measure", job, blamed=self._voice)
+
+    async def _one(self, method: str, job: Job, *, blamed: Blob) -> Any:
+        """The one item of a call."""
+        call = self._again(
+            self._handles.preprocessor, method, job, _nothing, is_whole=lambda done, _: done == 1, blamed=blamed
+        )
+        async with aclosing(call) as items:
+            return [item async for item in items][0]
 
     def voice(self, job: Job, span: Span) -> AsyncGenerator[VoiceChunk, None]:
         """See ``lipsync.pipeline.Stages``."""
@@ -84,7 +100,7 @@ class RequestStages:
             "voice",
             job,
             lambda done: (span, done),
-            pieces=None,
+            is_whole=lambda _, last: last is not None and last.is_last,
             blamed=self._voice or self._face,
         )
 
@@ -96,7 +112,7 @@ class RequestStages:
             "detect",
             job,
             lambda done: (header, chunks[done:]),
-            pieces=len(chunks),
+            is_whole=lambda done, _: done >= len(chunks),
             blamed=self._face,
         )
 
@@ -110,7 +126,7 @@ class RequestStages:
             "render",
             job,
             lambda done: (header, run[done:], fps),
-            pieces=len(run),
+            is_whole=lambda done, _: done >= len(run),
             blamed=self._face,
         )
 
@@ -121,13 +137,13 @@ class RequestStages:
         job: Job,
         rest: Callable[[int], tuple[Any, ...]],
         *,
-        pieces: int | None,
+        is_whole: Callable[[int, Any], bool],
         blamed: Blob,
     ) -> AsyncGenerator[Any, None]:
-        """The items of a streaming call, ``pieces`` of them where that is known; where it breaks off it is made again,
-        with the arguments ``rest(n)`` for the items from number n on."""
+        """The items of a streaming call; where it breaks off it is made again, with the arguments ``rest(n)`` for the
+        items from number n on. ``is_whole`` tells from how many came, and the last of them, whether those were all."""
         call = handle.options(method_name=method, stream=True, _by_reference=True)
-        done, faults, used = 0, _Faults(self._tries), None
+        done, last, faults, used = 0, None, _Faults(self._tries), None
         while True:
             try:
                 ref = await self._ref(job)
@@ -137,10 +153,10 @@ class RequestStages:
                         if item == BEGUN:
                             faults.has_begun_alone = True
                             continue
-                        done, faults = done + 1, _Faults(self._tries)
+                        done, last, faults = done + 1, item, _Faults(self._tries)
                         yield item
-                if pieces is not None and done < pieces:
-                    raise EndedEarly(f"{done} of {pieces} items came")
+                if not is_whole(done, last):
+                    raise EndedEarly(f"after {done} items")
                 return
             except Exception as error:
                 fault = fault_of(error)
@@ -179,6 +195,16 @@ class RequestStages:
             job.request,
             job.priority,
         )
+
+
+def _expected_frames(job: Job, face: FaceInput, heard_s: float) -> int:
+    """Output frames as far as the headers tell; 0 where there is no voice, or it does not say how long it is."""
+    timeline = Timeline(face.index, face.video, job.options, is_image=face.is_image, limits=job.limits)
+    if timeline.span.at_least is not None:
+        heard_s = max(heard_s, float(timeline.span.at_least))
+    if timeline.span.at_most is not None:
+        heard_s = min(heard_s, float(timeline.span.at_most))
+    return math.ceil(heard_s * timeline.fps)
 
 
 def _nothing(_: int) -> tuple[Any, ...]:

@@ -92,15 +92,6 @@ class FaceHeader:
         return cls(face.info, face.index, face.geometry, face.width, face.height)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Opened:
-    """Both inputs, as far as their headers tell."""
-
-    face: FaceHeader
-    frames: int
-    """Output frames to expect; 0 where the voice does not say how long it is, or there is none."""
-
-
 class Stills:
     """The decoded pictures of still faces that a replica has at hand, so that one is decoded once for all segments."""
 

@@ -38,7 +38,7 @@ from serve import stages as stages_module
 from serve.faults import EndedEarly, cause_of, fault_of
 from serve.solitude import BEGUN, Solitude
 from serve.stages import Handles, RequestStages
-from serve.wire import FaceHeader, Inputs, Opened
+from serve.wire import FaceHeader, Inputs
 
 FACE, VOICE = b"a face" * 10, b"a voice" * 10
 OWNER = OwnerDiedError("00" * 28, None, "")
@@ -58,7 +58,7 @@ def wrapped(error: BaseException) -> RayTaskError:
     [
         (ActorDiedError(), "died"), (WorkerCrashedError(), "died"), (NodeDiedError("x"), "died"), (LocalRayletDiedError(), "died"),
         (wrapped(ActorDiedError()), "below"), (wrapped(wrapped(WorkerCrashedError())), "below"),
-        (ActorUnavailableError("x", None), "below"), (TaskCancelledError(), "below"), (RaySystemError("x"), "below"), (OutOfMemoryError("x"), "below"),
+        (ActorUnavailableError("x", None), "below"), (TaskCancelledError(), "below"), (RaySystemError("x"), "below"), (OutOfMemoryError("x"), "died"), (wrapped(OutOfMemoryError("x")), "below"),
         (wrapped(EngineError("x")), "below"), (EndedEarly("x"), "below"),
         (RayServeException("an upstream actor died"), "below"), (ReplicaUnavailableError("x"), "below"), (wrapped(RayServeException("x")), "below"),
         (OWNER, "lost"), (ObjectLostError("00" * 28, None, ""), "lost"), (ObjectReconstructionFailedError("00" * 28), "lost"), (wrapped(OWNER), "lost"),
@@ -86,12 +86,20 @@ def test_rays_wrapped_errors_do_not_become_errors_of_ours():
 # ---------------------------------------------------------------- replicas that fail as told
 
 
+class Chunk(str):
+    """Of a voice that has five."""
+
+    @property
+    def is_last(self) -> bool:
+        return self == "chunk 4"
+
+
 class Replica:
     """A handle. ``plan`` has a step for each call, in turn: how many items it gives (all with None; -1: it does not even
     begin) and the error it ends with."""
 
-    def __init__(self, *plan: tuple[int | None, BaseException | None], make: Any = None):
-        self.plan, self.make = list(plan), make
+    def __init__(self, *plan: tuple[int | None, BaseException | None]):
+        self.plan = list(plan)
         self.calls: list[SimpleNamespace] = []
 
     def options(self, *, method_name: str, stream: bool, _by_reference: bool) -> Any:
@@ -106,9 +114,11 @@ class Replica:
 
     def _items(self, method, args) -> list[Any]:
         if method == "open":
-            return [self.make]
+            return [OPENED]
+        if method == "measure":
+            return [3.0]
         if method == "voice":
-            return [f"chunk {number}" for number in range(args[1], 5)]
+            return [Chunk(f"chunk {number}") for number in range(args[1], 5)]
         return [f"made of {piece}" for piece in args[1]]
 
 
@@ -151,8 +161,8 @@ class Counting:
 class World:
     """One request's stages over one replica for everything."""
 
-    def __init__(self, *plan, tries: int = 3, make: Any = None, admitted=None):
-        self.replica, self.meters, self.accused = Replica(*plan, make=make), Counting(), []
+    def __init__(self, *plan, tries: int = 3, admitted=None):
+        self.replica, self.meters, self.accused = Replica(*plan), Counting(), []
         self.face, self.voice = Blob.of(FACE, limit_bytes=999), Blob.of(VOICE, limit_bytes=999)
         self.job = Job(self.face, self.voice, Options(), Limits())
         self.frames: list[int] = []
@@ -182,6 +192,7 @@ class World:
 
 
 HEADER: Any = SimpleNamespace(info=1, index=2, geometry=3, width=4, height=5)
+OPENED: Any = FaceHeader(SimpleNamespace(kind="video"), Index.__new__(Index), None, 64, 48)  # type: ignore[arg-type]
 
 
 @pytest.fixture(autouse=True)
@@ -196,7 +207,15 @@ def pauses(monkeypatch) -> list[float]:
         await really(0)
 
     monkeypatch.setattr(
-        stages_module, "asyncio", SimpleNamespace(sleep=sleep, Lock=asyncio.Lock, to_thread=asyncio.to_thread)
+        stages_module,
+        "asyncio",
+        SimpleNamespace(
+            sleep=sleep,
+            Lock=asyncio.Lock,
+            to_thread=asyncio.to_thread,
+            create_task=asyncio.create_task,
+            gather=asyncio.gather,
+        ),
     )
     return waited
 
@@ -227,7 +246,7 @@ async def test_work_goes_on_where_it_broke_off(stage, fault, after):
     assert world.retries == (fault is not BUSY)
 
 
-@pytest.mark.parametrize("stage", ["detect", "render"])
+@pytest.mark.parametrize("stage", STREAMS)
 @pytest.mark.parametrize("after", [0, 2])
 async def test_a_stream_that_ends_too_early_without_a_word_is_gone_on_with(stage, after):
     world = World((after, None))
@@ -235,10 +254,10 @@ async def test_a_stream_that_ends_too_early_without_a_word_is_gone_on_with(stage
     assert world.retries == 1
 
 
-async def test_an_opening_without_an_answer_is_asked_for_again():
-    world = World((0, None), make=Opened(FaceHeader(None, None, None, 1, 1), 7))
+async def test_an_opening_without_an_answer_is_asked_for_again(expected):
+    world = World((0, None))
     await world.stages.open_face(world.job)
-    assert world.frames == [7]
+    assert world.frames == [75]
 
 
 FAULTS = st.sampled_from([DIED, LOST, BUSY, BELOW, wrapped(LOST), wrapped(DIED)])
@@ -417,24 +436,44 @@ async def test_a_consumer_that_stops_cancels_the_call(stage):
     assert [call.is_cancelled for call in finished.replica.calls] == [False]
 
 
-async def test_opening_admits_once_with_the_frames_that_the_headers_tell():
-    info = SimpleNamespace(kind="video")
-    index = Index.__new__(Index)
-    world = World((None, BELOW), make=Opened(FaceHeader(info, index, None, 64, 48), 75))
+@pytest.fixture
+def expected(monkeypatch):
+    """Frames by the voice alone: there is no index here to make a timeline of."""
+    monkeypatch.setattr(stages_module, "_expected_frames", lambda job, face, heard_s: round(25 * heard_s))
+
+
+async def test_opening_admits_once_with_the_frames_that_the_headers_tell(expected):
+    world = World((None, BELOW))
     face = await world.stages.open_face(world.job)
     assert world.frames == [75]
-    assert (face.width, face.height, face.index) == (64, 48, index)
-    assert len(world.replica.calls) == 2 and world.retries == 1
+    assert (face.width, face.height) == (64, 48)
+    assert sorted(call.method for call in world.replica.calls) == ["measure", "open", "open"] and world.retries == 1
 
 
-async def test_a_refusal_of_the_admission_ends_the_request_and_is_not_tried_again():
+@pytest.mark.parametrize(
+    ("plan", "blamed"),
+    [
+        ([(0, DIED), (None, None), (0, DIED)], FACE),  # calls: open, measure, open alone
+        ([(None, None), (0, DIED), (0, DIED)], VOICE),  # open, measure, measure alone
+    ],
+    ids=["face", "voice"],
+)
+async def test_the_input_whose_header_killed_two_workers_is_accused_and_not_the_other(expected, plan, blamed):
+    world = World(*plan, tries=9)
+    with pytest.raises(InputCrashedWorker):
+        await world.stages.open_face(world.job)
+    assert world.accused == [Blob.of(blamed, limit_bytes=999).content_hash]
+    assert world.frames == [], "nothing was admitted"
+
+
+async def test_a_refusal_of_the_admission_ends_the_request_and_is_not_tried_again(expected):
     async def full(frames):
         raise Overloaded("full")
 
-    world = World(make=Opened(FaceHeader(None, None, None, 1, 1), 75), admitted=full)
+    world = World(admitted=full)
     with pytest.raises(Overloaded):
         await world.stages.open_face(world.job)
-    assert len(world.replica.calls) == 1
+    assert sorted(call.method for call in world.replica.calls) == ["measure", "open"]
 
 
 async def test_a_request_without_a_voice_says_so_to_the_replicas():
