@@ -88,10 +88,11 @@ class RequestStages:
     async def _one(self, method: str, job: Job, *, blamed: Blob) -> Any:
         """The one item of a call."""
         call = self._again(
-            self._handles.preprocessor, method, job, _nothing, is_whole=lambda done, _: done == 1, blamed=blamed
+            self._handles.preprocessor, method, job, _nothing, is_whole=lambda done, _: done >= 1, blamed=blamed
         )
         async with aclosing(call) as items:
-            return [item async for item in items][0]
+            first, *_ = [item async for item in items]  # to its end: a call that is left early is cancelled
+        return first
 
     def voice(self, job: Job, span: Span) -> AsyncGenerator[VoiceChunk, None]:
         """See ``lipsync.pipeline.Stages``."""

@@ -1,18 +1,25 @@
 """Bad and strange inputs, made with fixed seeds: each must give a typed error or a valid mp4.
 
-``faces(port)`` and ``voices(port)`` yield (name, bytes); playlists among them point at 127.0.0.1:port and at local
-files, where a canary listens and lies. ``mutants`` yields damaged copies of real containers.
+``faces(port, secret)`` and ``voices(port, secret)`` name makers of bytes; playlists among them point at 127.0.0.1:port
+and at the file ``secret``, where a canary listens and lies. ``wrong_names`` are files whose names say something else
+than their content, ``mutants`` damaged copies of real containers.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache, partial
+from pathlib import Path
+from typing import Literal
 
+import av
 import numpy as np
 from PIL import Image
 
@@ -21,6 +28,7 @@ from tests.media_factory import (
     background,
     boxes_of,
     image_bytes,
+    movie_elsewhere,
     stream_copy_cut,
     truncated,
     video_bytes,
@@ -28,9 +36,10 @@ from tests.media_factory import (
 
 SIZE = (160, 120)
 Maker = Callable[[], bytes]
+Role = Literal["face", "voice"]
 
 
-def playlists(port: int, secret: str) -> dict[str, Maker]:
+def scripts(port: int, secret: str) -> dict[str, Maker]:
     """Texts that a careless demuxer would follow to a socket or a file."""
     http, file = f"http://127.0.0.1:{port}/canary.ts", f"file://{secret}"
     sdp = f"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video {port} RTP/AVP 96\na=rtpmap:96 H264/90000\n"
@@ -49,8 +58,14 @@ def playlists(port: int, secret: str) -> dict[str, Maker]:
         "ffconcat to http": lambda: f"ffconcat version 1.0\nfile '{http}'\n".encode(),
         "dash manifest": mpd.encode,
         "sdp": sdp.encode,
-        "reference movie": lambda: _reference_movie(http),
-        "mp4 with an external data reference": lambda: _external_dref(secret),
+    }
+
+
+def playlists(port: int, secret: str) -> dict[str, Maker]:
+    """The scripts, and movies that say the same in boxes."""
+    return scripts(port, secret) | {
+        "reference movie": lambda: _reference_movie(f"http://127.0.0.1:{port}/canary.ts"),
+        "movie whose samples lie in another file": lambda: movie_elsewhere(Path(secret)),
     }
 
 
@@ -85,9 +100,9 @@ def faces(port: int, secret: str) -> dict[str, Maker]:
         "video of 16 by 16": lambda: video_bytes(frames=5, size=(16, 16), number_frames=False),
         "video of 8192 by 4352": lambda: video_bytes(frames=1, size=(8192, 4352), number_frames=False),
         "video of odd size": lambda: video_bytes(frames=8, size=(161, 123), pix_fmt="yuv444p"),
-        "video of 4000 frames in little": lambda: video_bytes(
-            frames=4000, size=(64, 64), fps=1000, number_frames=False, gop=4000
-        ),
+        "mp4 of 90,000 frames": lambda: _duration_bomb("mp4"),
+        "mkv of 90,000 frames that tells no duration": lambda: _duration_bomb("matroska", live="1"),
+        "mkv of 90,000 frames that claims ten seconds": _modest_bomb,
         "video that claims 1000 frames a second": lambda: video_bytes(
             frames=20, size=SIZE, fps=1000, codec="mpeg4", container="avi"
         ),
@@ -121,6 +136,12 @@ def faces(port: int, secret: str) -> dict[str, Maker]:
         "jpeg in CMYK": lambda: image_bytes(format="jpeg", size=(160, 120), mode="CMYK"),
         "jpeg in grey": lambda: image_bytes(format="jpeg", size=(160, 120), mode="L"),
         "jpeg with a hostile exif": _exif_bomb,
+        "heic": lambda: image_bytes(format="heic", size=SIZE),
+        "heic turned by its tag": lambda: image_bytes(format="heic", size=SIZE, orientation=6),
+        "heic cut": lambda: truncated(image_bytes(format="heic", size=(320, 240)), keep=0.5),
+        "avif": lambda: image_bytes(format="avif", size=SIZE),
+        "avif with alpha": lambda: image_bytes(format="avif", size=SIZE, mode="RGBA"),
+        "avif cut": lambda: truncated(image_bytes(format="avif", size=(320, 240)), keep=0.5),
         "tiff": lambda: image_bytes(format="tiff", size=(160, 120)),
         "bmp": lambda: image_bytes(format="bmp", size=(160, 120)),
         "hdr video": lambda: video_bytes(
@@ -164,24 +185,69 @@ def voices(port: int, secret: str) -> dict[str, Maker]:
     }
 
 
-def mutants(count: int) -> Iterator[tuple[str, bytes]]:
-    """``count`` damaged copies of real containers: bytes flipped, runs zeroed, pieces cut, doubled or swapped."""
-    seeds = {
-        "mp4": video_bytes(frames=10, size=SIZE, audio_seconds=0.4),
-        "webm": video_bytes(frames=10, size=SIZE, codec="libvpx", container="webm"),
-        "mkv": video_bytes(frames=10, size=SIZE, container="matroska", audio_seconds=0.4),
-        "avi": video_bytes(frames=10, size=SIZE, codec="mpeg4", container="avi", audio_seconds=0.4),
-        "hevc": video_bytes(frames=6, size=SIZE, codec="libx265"),
-        "gif": image_bytes(format="gif", size=SIZE, animation=4),
-        "webp": image_bytes(format="webp", size=SIZE, animation=3),
-        "png": image_bytes(format="png", size=SIZE),
-        "jpeg": image_bytes(format="jpeg", size=SIZE),
-    }
-    names = list(seeds)
+@dataclass(frozen=True)
+class WrongName:
+    """A file whose name, or its very spelling, says something else than its content."""
+
+    file_name: str
+    holds: str
+    role: Role
+    wanted: str
+    """What comes of it: "mp4", or the slug of the error."""
+    make: Maker
+
+    def __str__(self) -> str:
+        return f"{self.file_name!a} holds {self.holds}"
+
+
+def wrong_names(port: int, secret: str) -> list[WrongName]:
+    """Extensions that lie, and names that are patterns or protocols to a demuxer that is given them."""
+    movie, sound = partial(video_bytes, frames=6, size=SIZE, audio_seconds=0.4), partial(audio_bytes, seconds=0.4)
+    webm, flac = partial(movie, codec="libvpx", container="webm"), partial(sound, codec="flac", container="flac")
+    png, jpeg, heic, avif = (partial(image_bytes, format=name, size=SIZE) for name in ("png", "jpeg", "heic", "avif"))
+    playlist = scripts(port, secret)["playlist m3u8 to http"]
+    return [
+        WrongName("photo.jpg", "mp4", "face", "mp4", movie),
+        WrongName("photo.png", "jpeg", "face", "mp4", jpeg),
+        WrongName("IMG_0001.JPG", "heic", "face", "mp4", heic),
+        WrongName("clip.mp4", "png", "face", "mp4", png),
+        WrongName("clip.avi", "webm", "face", "mp4", webm),
+        WrongName("clip.m3u8", "mp4", "face", "mp4", movie),
+        WrongName("clip.sdp", "mp4", "face", "mp4", movie),
+        WrongName("concat:clip.mp4", "mp4", "face", "mp4", movie),
+        WrongName("clip%03d.png", "png", "face", "mp4", png),
+        WrongName("clip\u202egpj.mp4", "png", "face", "mp4", png),
+        WrongName("clip", "avif", "face", "mp4", avif),
+        WrongName("clip.mov", "a playlist", "face", "media_unsupported", playlist),
+        WrongName("face.jpg", "html", "face", "media_unsupported", lambda: b"<!DOCTYPE html><html></html>"),
+        WrongName("face.mp4", "wav", "face", "no_video_stream", sound),
+        WrongName("voice.wav", "png", "voice", "no_audio_stream", png),
+        WrongName("voice.mp3", "wav", "voice", "mp4", sound),
+        WrongName("voice.png", "flac", "voice", "mp4", flac),
+        WrongName("voice.flac", "mp4", "voice", "mp4", movie),
+        WrongName("voice.m4a", "a playlist", "voice", "media_unsupported", playlist),
+    ]
+
+
+def mutants(count: int) -> Iterator[tuple[Role, bytes]]:
+    """``count`` damaged copies of real files: bits flipped, runs zeroed, pieces cut, doubled or overwritten."""
+    seeds: list[tuple[Role, bytes]] = [
+        ("face", video_bytes(frames=10, size=SIZE, audio_seconds=0.4)),
+        ("face", video_bytes(frames=10, size=SIZE, codec="libvpx", container="webm")),
+        ("face", video_bytes(frames=10, size=SIZE, container="matroska", audio_seconds=0.4)),
+        ("face", video_bytes(frames=10, size=SIZE, codec="mpeg4", container="avi", audio_seconds=0.4)),
+        ("face", video_bytes(frames=6, size=SIZE, codec="libx265")),
+        *(("face", image_bytes(format=name, size=SIZE, animation=4)) for name in ("gif", "webp")),
+        *(("face", image_bytes(format=name, size=SIZE)) for name in ("png", "jpeg", "avif", "heic")),
+        ("voice", audio_bytes(seconds=0.4)),
+        ("voice", audio_bytes(seconds=0.4, codec="libmp3lame", container="mp3")),
+        ("voice", audio_bytes(seconds=0.4, codec="flac", container="flac")),
+        ("voice", audio_bytes(seconds=0.4, codec="libopus", container="ogg")),
+        ("voice", audio_bytes(seconds=0.4, codec="aac", container="m4a")),
+    ]
     for number in range(count):
-        draw = np.random.default_rng(number)
-        name = names[number % len(names)]
-        yield f"{name} mutant {number}", _mutate(bytearray(seeds[name]), draw)
+        role, data = seeds[number % len(seeds)]
+        yield role, _mutate(bytearray(data), np.random.default_rng(number))
 
 
 def _mutate(data: bytearray, draw: np.random.Generator) -> bytes:
@@ -261,10 +327,30 @@ def _reference_movie(url: str) -> bytes:
     return box(b"ftyp", b"qt  \x00\x00\x00\x00qt  ") + box(b"moov", box(b"rmra", box(b"rmda", rdrf)))
 
 
-def _external_dref(path: str) -> bytes:
-    """A movie whose samples are said to lie in another file."""
-    mp4 = video_bytes(frames=5, size=SIZE)
-    at = mp4.index(b"url \x00\x00\x00\x01")
-    changed = bytearray(mp4)
-    changed[at + 4 : at + 8] = b"\x00\x00\x00\x00"  # no longer "in this file"
-    return bytes(changed)
+@cache
+def _duration_bomb(container: str, **options: str) -> bytes:
+    """An hour at 25 frames a second in a megabyte: one picture, and 89,999 times that nothing changed."""
+    buffer = io.BytesIO()
+    grey = np.full((64, 64, 3), 128, np.uint8)
+    with (
+        av.open(io.BytesIO(video_bytes(frames=2, size=(64, 64), draw=lambda *_: grey))) as source,
+        av.open(buffer, "w", format=container, options={"fflags": "+bitexact"} | options) as output,
+    ):
+        picture, unchanged = (bytes(packet) for packet in source.demux(video=0) if packet.size)
+        stream = output.add_stream_from_template(source.streams.video[0])
+        for number in range(90_000):
+            packet = av.Packet(unchanged if number else picture)
+            packet.stream, packet.time_base = stream, Fraction(1, 25)
+            packet.pts = packet.dts = number
+            packet.is_keyframe = number == 0
+            output.mux(packet)
+    return buffer.getvalue()
+
+
+def _modest_bomb() -> bytes:
+    """The same behind a header that says ten seconds: only counting the packets tells."""
+    data = bytearray(_duration_bomb("matroska"))
+    at = data.index(b"\x44\x89\x88") + 3  # EBML: Duration, eight bytes
+    assert math.isclose(struct.unpack_from(">d", data, at)[0], 3_600_000, rel_tol=0.01)
+    struct.pack_into(">d", data, at, 10_000.0)
+    return bytes(data)

@@ -276,7 +276,7 @@ def _image(size: tuple[int, int], mode: str, number: int | None) -> Image.Image:
 
 
 def boxes_of(mp4: bytes) -> Iterator[tuple[str, int, int]]:
-    """(type, start, size) of every top-level box."""
+    """(type, start, size) of the boxes that lie one after the other."""
     at = 0
     while at + 8 <= len(mp4):
         size, kind = struct.unpack_from(">I4s", mp4, at)
@@ -303,6 +303,39 @@ def faststart(mp4: bytes) -> bytes:
                     packet.stream = streams[packet.stream_index]
                     output.mux(packet)
         return path.read_bytes()
+
+
+_PLAIN_MOVIE: dict[str, Any] = {
+    "frames": 3, "codec": "mjpeg", "pix_fmt": "yuvj420p", "full_range": True, "container": "mov", "audio_seconds": 0.2,
+    "options": {"qmin": "5", "qmax": "5"},
+}  # fmt: skip
+
+
+def secret_movie() -> bytes:
+    """A movie whose frames are numbered from 1000: what ``movie_elsewhere`` would have a careless reader show."""
+    return video_bytes(**_PLAIN_MOVIE, draw=lambda number, width, height: numbered(number + 1000, width, height))
+
+
+def movie_elsewhere(path: Path) -> bytes:
+    """A movie whose tracks' samples are said to lie in the file at ``path`` (an alias entry in each data reference)."""
+    mov = video_bytes(**_PLAIN_MOVIE)
+    record = bytes(10) + bytes(28) + bytes(12) + bytes(64) + bytes(16) + struct.pack(">hh", 1, 1) + bytes(16)
+    name = str(path).encode()
+    record += struct.pack(">HH", 2, len(name)) + name + bytes(len(name) % 2) + struct.pack(">HH", 0xFFFF, 0) + bytes(40)
+    entry = struct.pack(">I4sI", 12 + len(record), b"alis", 0) + record
+
+    def rebuild(data: bytes) -> bytes:
+        out = b""
+        for kind, start, size in boxes_of(data):
+            body = data[start + 8 : start + size]
+            if kind == "dref":
+                body = body[:8] + entry
+            elif kind in ("moov", "trak", "mdia", "minf", "dinf"):
+                body = rebuild(body)
+            out += struct.pack(">I4s", 8 + len(body), kind.encode("latin-1")) + body
+        return out
+
+    return rebuild(mov)
 
 
 def stream_copy_cut(data: bytes, *, start_s: float, container: str = "mp4") -> bytes:

@@ -1,7 +1,10 @@
 """The command line as a person or a script uses it: results on stdout, the rest on stderr, exit codes."""
 
+import errno
 import json
 import os
+import pty
+import re
 import signal
 import subprocess
 import sys
@@ -293,6 +296,36 @@ def test_no_progress_is_drawn_where_nobody_watches(folder):
     first, second = done.stderr.splitlines()
     assert first == "checkpoint: model.pth"
     assert second.startswith("[red]q.mp4: 10 frames"), "a name is no markup"
+
+
+def test_progress_is_drawn_on_a_terminal(folder):
+    (folder / "longer.wav").write_bytes(audio_bytes(seconds=2))
+    said = on_a_terminal(folder, "run", "face.jpg", "longer.wav", "-o", "t.mp4", "--checkpoint", "model.pth")
+    assert "looking for faces" in said
+    assert re.search(r"rendering .*\b50/50, \d+ frames/s", said), said
+    assert "t.mp4: 50 frames" in said
+
+
+def on_a_terminal(folder, *arguments: str) -> str:
+    """What a command writes to stderr where that is a terminal, without the terminal's control sequences."""
+    ours, its = pty.openpty()
+    running = subprocess.Popen(
+        [sys.executable, "-m", "lipsync", *arguments],
+        cwd=folder,
+        env=os.environ | {"TERM": "xterm", "COLUMNS": "100"},
+        stdout=subprocess.PIPE,
+        stderr=its,
+    )
+    os.close(its)
+    said = b""
+    with open(ours, "rb", buffering=0) as terminal:
+        try:
+            while data := terminal.read(4096):
+                said += data
+        except OSError as error:
+            assert error.errno == errno.EIO, "how a terminal says that nobody writes to it any more"
+    assert running.communicate(timeout=30)[0] == b"" and running.returncode == 0, said
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said.decode())
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM], ids=lambda sign: sign.name)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,9 @@ from media_factory import (
     audio_bytes,
     faststart,
     image_bytes,
-    numbered,
+    movie_elsewhere,
     read_number,
+    secret_movie,
     stream_copy_cut,
     video_bytes,
 )
@@ -319,50 +319,15 @@ def test_what_follows_a_whole_file_is_not_judged() -> None:
 # ---------------------------------------------------------------- nothing else is opened
 
 
-def containers(mp4: bytes, start: int, stop: int) -> Iterator[tuple[int, int, bytes]]:
-    while start + 8 <= stop:
-        size, name = struct.unpack_from(">I4s", mp4, start)
-        yield start, size, name
-        start += size
-
-
-def with_external_data(mp4: bytes, path: Path) -> bytes:
-    """The mp4 with its track's samples said to lie in another file (an alias entry in its data reference box)."""
-    record = bytes(10) + bytes(28) + bytes(12) + bytes(64) + bytes(16) + struct.pack(">hh", 1, 1) + bytes(16)
-    name = str(path).encode()
-    record += struct.pack(">HH", 2, len(name)) + name + bytes(len(name) % 2) + struct.pack(">HH", 0xFFFF, 0) + bytes(40)
-    entry = struct.pack(">I4sI", 12 + len(record), b"alis", 0) + record
-
-    def rebuild(start: int, stop: int) -> bytes:
-        out = b""
-        for at, size, kind in containers(mp4, start, stop):
-            if kind == b"dref":
-                body = mp4[at + 8 : at + 16] + entry
-            elif kind in (b"moov", b"trak", b"mdia", b"minf", b"dinf"):
-                body = rebuild(at + 8, at + size)
-            else:
-                body = mp4[at + 8 : at + size]
-            out += struct.pack(">I4s", 8 + len(body), kind) + body
-        return out
-
-    return rebuild(0, len(mp4))
-
-
 def first_number(container: Any) -> int:
     return read_number(next(container.decode(video=0)).to_ndarray(format="bgr24"))
 
 
 def test_an_mp4_that_points_at_another_file_does_not_make_us_read_it(tmp_path: Path) -> None:
-    def later(number: int, width: int, height: int) -> Any:
-        return numbered(number + 1000, width, height)
-
-    options = {"codec": "mjpeg", "pix_fmt": "yuvj420p", "full_range": True, "container": "mov", "frames": 3}
     other = tmp_path / "secret.mov"
-    constant = {"options": {"qmin": "5", "qmax": "5"}}
-    other.write_bytes(video_bytes(**options, **constant, draw=later))  # type: ignore[arg-type]
-    poisoned = with_external_data(video_bytes(**options, **constant), other)  # type: ignore[arg-type]
+    other.write_bytes(secret_movie())
     path = tmp_path / "poisoned.mov"
-    path.write_bytes(poisoned)
+    path.write_bytes(movie_elsewhere(other))
 
     naive = {"enable_drefs": "1", "use_absolute_path": "1"}
     with av.open(str(path), options=naive) as container:

