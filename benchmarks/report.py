@@ -128,7 +128,22 @@ Frames decoded, detection included, for {result["frames"]} put out, by the dista
 decoded once to look for faces and once to render; what is beyond that is decoded again where work starts anew.
 Target: at most {DECODING_TARGET} for each frame put out. The most is {worst}: {at_most(worst, DECODING_TARGET)}.
 
-{table(("keyframe distance", "decoded", "decoded ÷ put out"), rows)}"""
+{table(("keyframe distance", "decoded", "decoded ÷ put out"), rows)}
+{_backwards(result)}
+"""
+
+
+def _backwards(result: Result) -> str:
+    if "bounce" not in result:
+        return f"{_BACKWARDS} Not measured yet."
+    bounce = result["bounce"]
+    measured = f"{bounce['decoded']} decoded for {bounce['frames']} put out, {bounce['ratio']} for each"
+    return f"{_BACKWARDS} Measured: {measured}."
+
+
+_BACKWARDS = """The exception is `bounce` on a clip with one keyframe: what is shown backwards is decoded from it
+again for every segment, so the longer the clip, the more for each frame put out. There is no target for it; see
+[the decision](decisions/runs-and-keyframes.md)."""
 
 
 def overhead(result: Result) -> str:

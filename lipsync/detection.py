@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Callable
 from functools import partial
@@ -17,6 +16,7 @@ from lipsync.faces.detector import Detector, DetectorName, create_detector
 from lipsync.local import LocalStages
 from lipsync.media.source import Blob
 from lipsync.options import Limits, Options
+from lipsync.own_loop import run_to_end
 from lipsync.pipeline import Job, Progress
 from lipsync.voice.voice import Waveform
 from lipsync.weights import find_yunet
@@ -46,7 +46,7 @@ def find_track(
     detector = partial(detector_from_files, yunet_path, s3fd_path, device, 16)
     stages = LocalStages(_NoGenerator(), create_detector=detector, workers=2, cache_entries=0)
     try:
-        return asyncio.run(pipeline.find_track(job, stages, progress=progress))
+        return run_to_end(pipeline.find_track(job, stages, progress=progress))
     finally:
         stages.close()
 

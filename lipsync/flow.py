@@ -107,8 +107,10 @@ async def in_order(
                 flights.add(flight)
                 yield flight
                 if is_first and head_start_s:
+                    # not wait_for: Python 3.11 loses a cancellation that comes together with the event
                     with suppress(TimeoutError):
-                        await asyncio.wait_for(has_come.wait(), head_start_s)
+                        async with asyncio.timeout(head_start_s):
+                            await has_come.wait()
                 is_first = False
 
     launched = Ahead(launch(), ahead=window)

@@ -14,6 +14,7 @@ from functools import partial
 
 from lipsync.cache import LruCache
 from lipsync.core import U8, Claim, Fragment, Index, MediaInfo, SegmentTask, VoiceChunk
+from lipsync.errors import InvalidOption
 from lipsync.faces.chunk import ChunkDetections, detect_chunk
 from lipsync.faces.detector import Detector, DetectorName
 from lipsync.flow import call, iterate, stoppable
@@ -34,7 +35,8 @@ class LocalStages:
 
     ``create_detector`` makes the detector of an option set's name; it is called once per name. ``cache_entries`` face
     inputs keep their index, and as many source chunks their detections, by content and options, for ``cache_ttl_s``
-    after their last use.
+    after their last use. A detector is given at most ``face_det_batch_size`` frames at a time. Raises
+    InvalidOption where that is below 1.
     """
 
     def __init__(
@@ -43,13 +45,17 @@ class LocalStages:
         *,
         create_detector: Callable[[DetectorName], Detector],
         workers: int,
+        face_det_batch_size: int = 16,
         cache_entries: int = 64,
         cache_ttl_s: float = math.inf,
         encode: Encode = encode_segment,
     ) -> None:
+        if face_det_batch_size < 1:
+            raise InvalidOption(f"face_det_batch_size must be at least 1, not {face_det_batch_size}.")
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="lipsync-cpu")
         self._generator = generator
         self._create_detector = create_detector
+        self._face_det_batch_size = face_det_batch_size
         self._detectors: dict[DetectorName, Detector] = {}
         self._detectors_lock = threading.Lock()
         self._renderer = Renderer(generator, self._threads, encode=encode)
@@ -104,6 +110,7 @@ class LocalStages:
                         options=job.options,
                         index=face.index,
                         size=(face.width, face.height),
+                        batch_size=self._face_det_batch_size,
                     )
                     self._detections.put(key, found)
                 yield replace(found, spent_s=time.perf_counter() - started)

@@ -86,10 +86,10 @@ class Report:
     height: int = 0
     frame_count: int = 0
     mel_columns: int = 0
-    detected_frames: int = 0
-    """Source frames that were looked at for faces."""
+    searched_frames: int = 0
+    """Source frames that were searched for faces: the detector looks at some of them, see ``detect_every``."""
     face_frames: int = 0
-    """Source frames that have a face, of those looked at or given."""
+    """Source frames that have a face, of those searched or given."""
     first_fragment_s: float = 0.0
     total_s: float = 0.0
     stage_s: dict[str, float] = field(default_factory=dict)
@@ -130,7 +130,7 @@ async def synchronise(
             face,
             timeline,
             detect=lambda chunks: stages.detect(job, face, chunks),
-            looked_at=lambda n: tell(Progress("detect", n, None)),
+            searched=lambda n: tell(Progress("detect", n, None)),
             tuning=tuning,
         )
         stack.push_async_callback(track.aclose)
@@ -147,7 +147,7 @@ async def synchronise(
             report.add(fragment.timings_s)
             report.first_fragment_s = report.first_fragment_s or time.perf_counter() - started
             report.mel_columns = heard.columns
-            report.detected_frames, report.face_frames = track.detected_frames, track.face_frames
+            report.searched_frames, report.face_frames = track.searched_frames, track.face_frames
             tell(Progress("render", report.frame_count, heard.frame_count))
             yield fragment
         report.add({"voice": heard.spent_s, "detect": track.spent_s})
@@ -167,7 +167,7 @@ async def find_track(
         face,
         timeline,
         detect=lambda chunks: stages.detect(job, face, chunks),
-        looked_at=lambda n: tell(Progress("detect", n, total)),
+        searched=lambda n: tell(Progress("detect", n, total)),
         tuning=tuning,
     )
     try:
@@ -203,6 +203,8 @@ async def _tasks(
     cutter = SegmentCutter(timeline, face.index, tuning=tuning, longest=longest)
     while await heard.more():
         track.expect(heard.frames_heard, total=heard.frame_count)
+        if not heard.frames_heard or not await track.has_face():
+            continue  # until more of the voice was heard
         columns = heard.columns if heard.is_complete else None
         for segment in cutter.cut(heard.frames_heard, total=heard.frame_count, columns=columns):
             boxes = await track.boxes(segment)

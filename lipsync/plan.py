@@ -105,9 +105,12 @@ class Timeline:
 
     def frame_count(self, duration: Fraction, columns: int) -> int:
         """Output frames for a voice of that many seconds and mel columns (after ``span`` was applied to it)."""
-        if self.options.compat == "reference":
-            return min(_reference_count(self.fps, columns), max(1, math.ceil(duration * self.fps)))
-        return max(1, math.ceil(duration * self.fps))
+        lasting = max(1, math.ceil(duration * self.fps))
+        if self.options.compat != "reference":
+            return lasting
+        counted = _reference_count(self.fps, columns)
+        # the mel of a voice that is cut goes on beyond its end
+        return counted if self.span.at_most is None else min(counted, lasting)
 
     def frames_heard(self, columns: int) -> int:
         """How many leading output frames hear only columns below ``columns``."""
@@ -221,8 +224,9 @@ class RunPlanner:
 
     Starting at frame n costs the frames from the keyframe before n once more. A new run starts only while all that
     was decoded twice stays within ``waste`` of all that was put out, so that a clip with one keyframe is decoded once
-    and not once for each segment. ``early`` frames more are spent at the start of a stream: a run is handed out when
-    its last segment is known, and the first bytes should not wait for a whole group of pictures.
+    and not once for each segment. Where source frames fall (``bounce``) every segment goes back to the keyframe in any
+    case, and a new run costs nothing more. ``early`` frames more are spent at the start of a stream: a run is handed
+    out when its last segment is known, and the first bytes should not wait for a whole group of pictures.
     """
 
     def __init__(self, index: Index, *, tuning: Tuning) -> None:
@@ -235,7 +239,8 @@ class RunPlanner:
         """Whether the run ends with the piece of work that shows ``sources``, so that a new one starts at
         ``next_source``. Call once for each piece, in order."""
         self._frames_out += len(sources)
-        again = next_source - self._index.keyframe_before(next_source)
+        falls = next_source < int(sources[-1])
+        again = 0 if falls else next_source - self._index.keyframe_before(next_source)
         if self._frames_twice + again > self._tuning.waste * self._frames_out + self._tuning.early:
             return False
         self._frames_twice += again

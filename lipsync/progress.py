@@ -100,18 +100,20 @@ class FaceTrack:
         timeline: Timeline,
         *,
         detect: Callable[[Sequence[range]], AsyncGenerator[ChunkDetections, None]],
-        looked_at: Callable[[int], None],
+        searched: Callable[[int], None],
         tuning: Tuning,
     ) -> None:
         self._options, self._face, self._timeline, self._tuning = options, face, timeline, tuning
-        self._looked_at = looked_at
+        self._searched = searched
         self._detect = detect
-        self.detected_frames = 0
+        self.searched_frames = 0
         self.spent_s = 0.0
         self._frame_count = 1 if timeline.is_still else len(face.index)
-        self._wanted, self._starving, self._is_final = 0, False, False
+        self._wanted, self._starving, self._shows_no_more = 0, False, False
         self._demand = asyncio.Event()
         self._boxes: I32 = np.empty((0, 4), np.int32)
+        self._settled = 0  # source frames of which it is known whether they have a face
+        self._first_face: int | None = None
         self._detections: Ahead[ChunkDetections] | None = None
         # the tracker is not asked to fail: it may see frames that are never shown
         self._lenient = (
@@ -126,21 +128,30 @@ class FaceTrack:
         whole = self._options.sync_mode == "remap"
         needed = int(grid.max()) if whole else int(grid[min(max(frames, 1), len(grid)) - 1])
         self._want(min(needed + 1, self._frame_count))
-        self._is_final = total is not None
+        self._shows_no_more = total is not None or self._wanted == self._frame_count
+
+    async def has_face(self) -> bool:
+        """Whether a source frame that is shown, as far as the timeline is known, has a face. Looks no further than
+        that takes: what comes later may never be shown.
+
+        Raises NoFace where the timeline shows no other source frames.
+        """
+        while self._first_face is None and self._settled < self._wanted:
+            await self._look_further()
+        if self._first_face is not None and self._first_face < self._wanted:
+            return True
+        if self._shows_no_more:
+            raise self._no_face()
+        return False
 
     async def boxes(self, segment: Segment) -> I32:
-        """(n, 4) int32 boxes for a segment's frames.
+        """(n, 4) int32 boxes for a segment's frames, to be asked for once there is a face.
 
-        Raises NoFace where the whole timeline has none, FaceMissing where this segment lacks one and that is asked for.
+        Raises FaceMissing where this segment lacks one and that is asked for.
         """
         needed = int(segment.source_frames.max()) + 1
-        while len(self._boxes) < needed or not (self._has_face or self._nothing_left):
+        while len(self._boxes) < needed:
             await self._look_further()
-        if not self._has_face:
-            raise NoFace(
-                f"No face was found in {self.detected_frames} source frames. Send a face that is larger, upright and "
-                "unobstructed, try another detector, or give its position with box."
-            )
         boxes: I32 = self._boxes[segment.source_frames]
         if self._options.on_missing_face == "error" and (boxes[:, 2] <= 0).any():
             raise FaceMissing(self._say_missing(int(segment.source_frames[np.argmax(boxes[:, 2] <= 0)])))
@@ -166,13 +177,13 @@ class FaceTrack:
             "frames as they are, or previous to use the last box."
         )
 
-    @property
-    def _has_face(self) -> bool:
-        return bool((self._boxes[:, 2] > 0).any())
-
-    @property
-    def _nothing_left(self) -> bool:
-        return len(self._boxes) >= (self._wanted if self._is_final else self._frame_count)
+    def _no_face(self) -> NoFace:
+        if not self._are_given:
+            return self._tracker.no_face(shown=self._wanted)
+        return NoFace(
+            f"The boxes given for the {self._wanted} source frames that are shown are all null: there is no face to "
+            "work on. Give at least one box."
+        )
 
     def begin(self) -> None:
         """Look for the first boxes now, beside the hearing of the voice: any timeline needs them."""
@@ -196,6 +207,8 @@ class FaceTrack:
             size = (self._face.width, self._face.height)
             count = 1 if self._timeline.is_still else len(self._face.index)
             self._boxes = given_track(self._lenient, count, size, self._face.index)[: self._frame_count]
+            has_box = np.flatnonzero(self._boxes[:, 2] > 0)
+            self._settled, self._first_face = len(self._boxes), int(has_box[0]) if len(has_box) else None
             return
         detections = self._looking()
         self._starving = True
@@ -206,10 +219,11 @@ class FaceTrack:
             final = self._tracker.finish()
         else:
             final = self._tracker.feed(chunk)
-            self.detected_frames += chunk.stop - chunk.first
+            self.searched_frames += chunk.stop - chunk.first
             self.spent_s += chunk.spent_s
-            self._looked_at(self.detected_frames)
+            self._searched(self.searched_frames)
         self._boxes = np.concatenate([self._boxes, final])
+        self._settled, self._first_face = self._tracker.settled, self._tracker.first_face
 
     async def _runs(self) -> AsyncGenerator[Sequence[range], None]:
         """Chunks to look at, in runs, each handed out once the timeline needs it."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
@@ -30,6 +29,7 @@ from lipsync.metrics import BatchMeter, Meters, NoMeters, RequestMeter
 from lipsync.model.wav2lip import Wav2Lip
 from lipsync.options import Limits, Options, Precision
 from lipsync.output import read_bytes, stream_bytes, write_file
+from lipsync.own_loop import OwnLoop, run_to_end
 from lipsync.pipeline import Job, Progress, Report, synchronise
 from lipsync.plan import Tuning
 from lipsync.sink import FrameSink, Tee
@@ -52,7 +52,8 @@ class Stats(TypedDict):
 
 
 class LipsyncService:
-    """Lip-sync in this process. Safe to call from several threads at once.
+    """Lip-sync in this process. Safe to call from several threads at once. The methods that block also work where an
+    event loop runs, as in a notebook, and make it wait; ``fragments`` and ``astream`` are for code that awaits.
 
     Without ``checkpoint_path`` the packaged default is used; a ``Wav2Lip`` module that is already built will do too.
     ``device`` is "auto" (CUDA where there is one), "cuda", "cuda:1" or "cpu". ``use_fp16``, ``amp_dtype`` and
@@ -107,17 +108,22 @@ class LipsyncService:
         meters = meters or NoMeters()
         self._request_meter, self._batch_meter = RequestMeter(meters), BatchMeter(meters)
         self._generator = FrameBatcher(self.engine, on_batch=self._on_batch)
-        if self.engine.info.device != "cpu":  # there a first pass costs what every pass costs
-            self._generator.on_device(self.engine.warm_up).result()
-        warm_up_mel()
-        self.stages = LocalStages(
-            self._generator,
-            create_detector=partial(
-                detector_from_files, yunet_path, s3fd_path, self.engine.info.device, face_det_batch_size
-            ),
-            workers=workers,
-            cache_entries=cache_entries,
-        )
+        try:
+            if self.engine.info.device != "cpu":  # there a first pass costs what every pass costs
+                self._generator.on_device(self.engine.warm_up).result()
+            warm_up_mel()
+            self.stages = LocalStages(
+                self._generator,
+                create_detector=partial(
+                    detector_from_files, yunet_path, s3fd_path, self.engine.info.device, face_det_batch_size
+                ),
+                workers=workers,
+                face_det_batch_size=face_det_batch_size,
+                cache_entries=cache_entries,
+            )
+        except BaseException:
+            self._generator.close()
+            raise
 
     def process(
         self,
@@ -125,14 +131,14 @@ class LipsyncService:
         audio_path: Source | None = None,
         output_path: str | os.PathLike[str] | None = None,
         *,
-        static: bool = False,
+        static: bool | None = None,
         fps: float | str | Fraction | None = None,
-        pads: Sequence[int] = (0, 10, 0, 0),
-        resize_factor: int = 1,
+        pads: Sequence[int] | None = None,
+        resize_factor: int | None = None,
         crop: Sequence[int] | None = None,
         box: Sequence[int] | None = None,
-        rotate: bool = False,
-        nosmooth: bool = False,
+        rotate: bool | None = None,
+        nosmooth: bool | None = None,
         audio_waveform: F32 | None = None,
         audio_sample_rate: int | None = None,
         frame_sink: FrameSink | None = None,
@@ -142,31 +148,30 @@ class LipsyncService:
         """Make the face speak the voice: an mp4 at ``output_path``, each frame to ``frame_sink``, or both.
 
         ``face_path`` and ``audio_path`` are paths, bytes or file objects; instead of ``audio_path`` a float waveform,
-        (n,) or (channels, n) in -1..1, with its sample rate. ``crop`` and ``box`` of the reference's defaults
-        (0 -1 0 -1 and -1 -1 -1 -1) mean none. ``options`` gives all the other options; the named ones win over it.
-        ``frame_sink`` gets (H, W, 3) uint8 BGR frames in order. Raises the errors of ``lipsync.errors``.
+        (n,) or (channels, n) in -1..1, with its sample rate. What is named here wins over ``options``, also where it is
+        the default; None leaves the choice to ``options``. ``crop`` and ``box`` of the reference's defaults (0 -1 0 -1
+        and -1 -1 -1 -1) mean none. ``frame_sink`` gets (H, W, 3) uint8 BGR frames in order, on other threads.
+        Raises the errors of ``lipsync.errors``.
         """
         if output_path is None and frame_sink is None:
             raise InvalidOption("Give output_path, frame_sink, or both: otherwise the result goes nowhere.")
         named: dict[str, Any] = {
             "static": static,
             "fps": fps,
-            "pads": tuple(pads),
+            "pads": _tuple(pads),
             "resize_factor": resize_factor,
-            "crop": None if crop is None or tuple(crop) == (0, -1, 0, -1) else tuple(crop),
-            "box": None if box is None or tuple(box) == (-1, -1, -1, -1) else tuple(box),
+            "crop": _tuple(crop),
+            "box": _tuple(box),
             "rotate": rotate,
             "nosmooth": nosmooth,
         }
-        defaults = Options()
-        given = {name: value for name, value in named.items() if value != getattr(defaults, name)}
         job = self.job(
             face_path,
             _voice_source(audio_path, audio_waveform, audio_sample_rate),
-            replace(options or defaults, **given),
+            replace(options or Options(), **_given(named)),
         )
         report = Report()
-        asyncio.run(self._run(job, output_path, frame_sink, progress, report))
+        run_to_end(self._run(job, output_path, frame_sink, progress, report))
         return _stats(report)
 
     def job(self, face: Source, voice: Source | Waveform, options: Options | None = None) -> Job:
@@ -199,21 +204,21 @@ class LipsyncService:
 
     def stream(self, face: Source, voice: Source | Waveform, options: Options | None = None) -> Iterator[bytes]:
         """``astream`` for callers without an event loop. Close the iterator to stop early."""
-        with asyncio.Runner() as runner:
+        with OwnLoop() as loop:
             source = self.astream(face, voice, options)
             try:
-                while data := runner.run(_next(source)):
+                while data := loop.run(_next(source)):
                     yield data
             finally:
-                runner.run(source.aclose())
+                loop.run(source.aclose())
 
     def to_bytes(self, face: Source, voice: Source | Waveform, options: Options | None = None) -> bytes:
         """The bytes of a progressive mp4."""
-        return asyncio.run(read_bytes(self.fragments(self.job(face, voice, options))))
+        return run_to_end(read_bytes(self.fragments(self.job(face, voice, options))))
 
     def preload_static_face(self, face_path: Source, options: Options | None = None) -> None:
         """Probe a picture and find its face now: later calls with the same picture and options start at once."""
-        asyncio.run(self._preload(self.job(face_path, NO_VOICE, options)))
+        run_to_end(self._preload(self.job(face_path, NO_VOICE, options)))
 
     def preload_video_cache(self, face_path: Source, options: Options | None = None) -> None:
         """Index a video and find its faces now: later calls with the same video and options start at once."""
@@ -298,6 +303,19 @@ def _precision(
     if choose_device(device).type == "cuda":
         return amp_dtype if use_fp16 else "fp32"
     return "bf16" if use_fp16 and amp_dtype == "bf16" else "auto"
+
+
+_NONE = {"crop": (0, -1, 0, -1), "box": (-1, -1, -1, -1)}
+"""What the reference says where it means that there is none."""
+
+
+def _given(named: dict[str, Any]) -> dict[str, Any]:
+    """The options among arguments that were given, with the reference's words for none understood."""
+    return {name: None if value == _NONE.get(name) else value for name, value in named.items() if value is not None}
+
+
+def _tuple(numbers: Sequence[int] | None) -> tuple[int, ...] | None:
+    return None if numbers is None else tuple(numbers)
 
 
 def _voice_source(audio: Source | None, waveform: F32 | None, sample_rate_hz: int | None) -> Source | Waveform:

@@ -93,6 +93,7 @@ def video_bytes(
     pts: Sequence[int] | None = None,
     time_base: Fraction | None = None,
     audio_seconds: float | None = None,
+    audio_rate: int = 48_000,
     number_frames: bool = True,
     draw: Draw | None = None,
     b_frames: int = 0,
@@ -127,7 +128,7 @@ def video_bytes(
             stream.set_display_rotation(-rotation)
         sound = None
         if audio_seconds is not None:
-            sound = output.add_stream(_AUDIO_CODECS.get(container, "aac"), rate=48_000, layout="mono")
+            sound = output.add_stream(_AUDIO_CODECS.get(container, "aac"), rate=audio_rate, layout="mono")
         for number in range(frames):
             make = draw or (numbered if number_frames else background)
             picture = np.ascontiguousarray(np.rot90(make(number, *size), rotation // 90))

@@ -175,12 +175,21 @@ def failing(monkeypatch: pytest.MonkeyPatch, detector: S3FD, error: Exception, *
     return tried
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.cuda.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried ..."),
+        MemoryError("Unable to allocate 1.5 GiB for an array"),
+    ],
+    ids=["CUDA", "CPU", "numpy"],
+)
 def test_a_batch_that_does_not_fit_is_halved_and_the_smaller_size_is_kept(
-    weights: Path, monkeypatch: pytest.MonkeyPatch
+    weights: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     detector = S3FD(weights, batch_size=8)
     whole = detector.detect(frames(9))
-    tried = failing(monkeypatch, detector, torch.cuda.OutOfMemoryError("CUDA out of memory"), above=2)
+    tried = failing(monkeypatch, detector, error, above=2)
     assert_same_faces(detector.detect(frames(9)), whole)
     assert tried == [8, 4, 2, 2, 2, 2, 1]
     assert detector.batch_size == 2

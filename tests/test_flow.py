@@ -245,3 +245,22 @@ async def test_a_source_that_is_cancelled_from_outside_ends_in_an_error_and_not_
     assert await anext(ahead) == 1
     with pytest.raises(Closed):
         await asyncio.wait_for(anext(ahead), 2)
+
+
+@pytest.mark.parametrize("later", range(6))
+async def test_closing_just_after_the_first_item_ends_the_head_start(later):
+    async def runs():
+        for n in range(100):
+            yield [n]
+
+    async def start(run):
+        for n in run:
+            yield n
+
+    items = in_order(runs(), start, window=2, head_start_s=30.0)
+    assert await anext(items) == 0
+    for _ in range(later):
+        await asyncio.sleep(0)
+    closing = asyncio.ensure_future(items.aclose())
+    done, _ = await asyncio.wait([closing], timeout=5)
+    assert done, "whoever waited for the first item was not woken by its cancellation"

@@ -151,6 +151,27 @@ def test_frames_that_are_listed_but_not_there_are_missed() -> None:
         index_of(truncated(bytes(data), keep=0.7))
 
 
+@pytest.mark.parametrize("audio_s", [None, 10.0, 4.0])
+def test_an_flv_that_was_cut_off_is_reported(audio_s: float | None) -> None:
+    data = video_bytes(frames=250, container="flv", audio_seconds=audio_s, audio_rate=44_100)
+    assert len(index_of(data)) == 250
+    for keep in (0.5, 0.95):
+        with pytest.raises(TruncatedMedia, match="declares 10"):
+            index_of(truncated(data, keep=keep))
+
+
+def test_an_flv_whose_sound_goes_on_after_its_picture_is_whole() -> None:
+    data = video_bytes(frames=50, container="flv", audio_seconds=10.0, audio_rate=44_100)
+    assert len(index_of(data)) == 50
+
+
+def test_an_flv_that_was_recorded_live_does_not_say_how_long_it_is() -> None:
+    data = bytearray(video_bytes(frames=250, container="flv"))
+    at = data.index(b"duration") + len(b"duration") + 1
+    data[at : at + 8] = bytes(8)
+    assert 100 < len(index_of(truncated(bytes(data), keep=0.5))) < 150
+
+
 def test_a_voice_has_no_index() -> None:
     blob = Blob.of(audio_bytes(), limit_bytes=10**9)
     with pytest.raises(NoVideoStream):

@@ -142,10 +142,11 @@ def test_an_audio_offset_moves_what_the_mouth_hears_and_nothing_else(offset_ms, 
     assert_shows_and_hears(mp4, sources=list(range(25)), starts=starts, heard=voice)
 
 
-def test_the_reference_count_and_its_last_window_come_out_with_compat():
+@pytest.mark.parametrize("fps", [25, 5], ids=["shorter than the voice", "longer than the voice"])
+def test_the_reference_count_and_its_last_window_come_out_with_compat(fps):
     voice = noise(2.0)
-    mp4 = run(video_bytes(frames=20, size=SIZE), voice, compat="reference")
-    starts = [int(i * 80 / 25) for i in range(200) if int(i * 80 / 25) + 16 <= 161]
+    mp4 = run(video_bytes(frames=20, size=SIZE, fps=fps), voice, compat="reference")
+    starts = [int(i * 80 / fps) for i in range(200) if int(i * 80 / fps) + 16 <= 161]
     starts.append(161 - 16)
     assert_shows_and_hears(mp4, sources=[i % 20 for i in range(len(starts))], starts=starts, heard=voice)
 
@@ -331,12 +332,86 @@ def test_pixels_outside_the_box_are_the_sources_own():
 
 
 def test_a_face_that_is_never_found_is_an_error_that_says_how_many_frames_were_looked_at():
-    voice = noise(1.0)
-    local = stages(HearingGenerator(mel_spectrogram(voice.samples)))
-    job = Job(Blob.of(video_bytes(frames=25, size=SIZE), limit_bytes=10**8), voice, Options(), LIMITS)
-    with pytest.raises(NoFace, match=r"\b\d+\b.*frames"):
+    detector = ToldDetector()
+    local = looking_with(detector)
+    job = Job(Blob.of(video_bytes(frames=25, size=SIZE), limit_bytes=10**8), noise(1.0), Options(), LIMITS)
+    with pytest.raises(NoFace, match=r"any of the 18 frames looked at \(of 25 searched\)"):
         asyncio.run(read_bytes(synchronise(job, local)))
+    assert detector.frames_seen == 18, "every fifth, and both sides of what look like cuts"
     local.close()
+
+
+class FaceFrom:
+    """Sees a face in source frames from a number on, and counts what it was shown."""
+
+    name = "from"
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+        self.shown: list[int] = []
+
+    def detect(self, frames):
+        numbers = [read_number(frame) for frame in frames]
+        self.shown += numbers
+        return [[Detection(20.0, 130.0, 140.0, 220.0, 0.9)] if n >= self.first else [] for n in numbers]
+
+
+def looking_with(detector) -> LocalStages:
+    return LocalStages(Copying(), create_detector=lambda name: detector, workers=2)
+
+
+@pytest.mark.parametrize("policy", ["passthrough", "previous", "error"])
+@pytest.mark.parametrize("gop", [25, 1000], ids=["many keyframes", "one keyframe"])
+def test_a_face_that_comes_after_what_is_shown_is_not_waited_for(policy, gop):
+    detector = FaceFrom(450)
+    local = looking_with(detector)
+    face = video_bytes(frames=500, size=SIZE, gop=gop)
+    options = Options(on_missing_face=policy, preset="ultrafast")
+    with pytest.raises(NoFace):
+        asyncio.run(read_bytes(synchronise(Job(Blob.of(face, limit_bytes=10**8), noise(1.0), options), local)))
+    local.close()
+    assert max(detector.shown) < 200, "the clip was not looked through"
+
+
+@pytest.mark.parametrize("chunk", [5, 25])
+def test_whether_a_face_is_shown_does_not_depend_on_how_the_clip_is_searched(chunk):
+    face = Blob.of(video_bytes(frames=100, size=SIZE), limit_bytes=10**8)
+
+    def frames_made(seconds: float, chunk: int) -> int:
+        local = looking_with(FaceFrom(30))
+        tuning = Tuning(shortest_chunk=chunk, longest_chunk=chunk)
+        report = Report()
+        made = synchronise(Job(face, noise(seconds), Options(preset="ultrafast")), local, tuning=tuning, report=report)
+        try:
+            asyncio.run(read_bytes(made))
+        except NoFace:
+            return 0
+        finally:
+            local.close()
+        return report.frame_count
+
+    made = [frames_made(frames / 25, chunk) for frames in (25, 29, 30, 31, 35)]
+    assert made == [frames_made(frames / 25, 100) for frames in (25, 29, 30, 31, 35)]
+    assert (made[0], made[-1]) == (0, 35)
+
+
+async def test_a_face_that_comes_late_in_what_is_shown_is_found_while_the_voice_is_heard():
+    detector = FaceFrom(60)
+    local = looking_with(detector)
+    report = Report()
+    job = Job(Blob.of(video_bytes(frames=500, size=SIZE), limit_bytes=10**8), noise(4.0), Options(preset="ultrafast"))
+    mp4 = await read_bytes(synchronise(job, local, report=report))
+    assert len(pictures_of(mp4)) == 100
+    assert report.face_frames > 0 and 100 <= report.searched_frames < 300
+    local.close()
+
+
+def test_given_boxes_that_are_null_for_all_that_is_shown_are_said_to_be():
+    boxes = (*[None] * 40, *[(16, 120, 144, 236)] * 10)
+    with pytest.raises(NoFace, match="boxes given for the 20 source frames that are shown are all null"):
+        run(video_bytes(frames=50, size=SIZE), noise(0.9), box=None, boxes=boxes, compat="reference")
+    with pytest.raises(NoFace, match="All 50 given boxes are null"):
+        run(video_bytes(frames=50, size=SIZE), noise(0.9), box=None, boxes=(None,) * 50)
 
 
 def test_frames_without_a_box_pass_through_or_fail_as_asked():
@@ -359,9 +434,11 @@ def test_a_detected_face_is_pasted_where_it_was_found():
     local = stages(HearingGenerator(mel_spectrogram(voice.samples)), found)
     face = video_bytes(frames=30, size=SIZE)
     job = Job(Blob.of(face, limit_bytes=10**8), voice, Options(blend="none"), LIMITS)
-    pictures = pictures_of(asyncio.run(read_bytes(synchronise(job, local))))
+    report = Report()
+    pictures = pictures_of(asyncio.run(read_bytes(synchronise(job, local, report=report))))
     numbers = [read_number(p[130:230, 20:140]) - BEFORE for p in pictures]
     assert numbers == [i * 80 // 25 for i in range(15)]
+    assert report.searched_frames == 25, "one chunk holds all that is shown"
     local.close()
 
 

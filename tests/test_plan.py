@@ -62,6 +62,25 @@ def test_the_reference_count_is_that_of_the_fact_table():
     assert counts == [247, 296, 296, 591]
 
 
+@pytest.mark.parametrize("fps", [Fraction(1), Fraction(2), Fraction(5), Fraction(10), Fraction(12)], ids=str)
+@pytest.mark.parametrize("samples", [4_000, 16_000, 31_999, 161_600])
+def test_the_reference_count_is_its_own_at_low_rates_too(fps, samples):
+    columns = 1 + samples // 200
+    wanted, i = 1, 0
+    while int(i * 80 / float(fps)) + 16 <= columns:
+        wanted, i = wanted + 1, i + 1
+    plan = timeline(STILL, fps, is_image=True, fps=fps, compat="reference")
+    assert plan.frame_count(Fraction(samples, 16_000), columns) == wanted
+
+
+def test_the_reference_count_at_a_low_rate_may_outlast_the_voice():
+    plan = timeline(STILL, Fraction(5), is_image=True, fps=Fraction(5), compat="reference")
+    assert plan.frame_count(Fraction(10), 801) == 51
+    clip_s = Fraction(2)
+    cut = timeline(clip(10, Fraction(5)), Fraction(5), compat="reference", sync_mode="cut_off")
+    assert cut.frame_count(clip_s, 161 + 20) == 10, "what is heard beyond the cut makes no frames"
+
+
 def test_the_reference_rule_ends_with_the_last_sixteen_columns():
     plan = timeline(STILL, Fraction(25), is_image=True, compat="reference")
     starts = plan.mel_starts(0, 247, columns=801)
@@ -190,3 +209,22 @@ def test_clips_with_keyframes_are_rendered_by_many_runs(gop):
     ]
     _, runs = decoded_twice(index, pieces)
     assert runs >= 3000 / max(gop, 128) / 2
+
+
+def test_each_segment_shown_backwards_is_a_run_of_its_own_and_counts_for_nothing():
+    index = clip(2000, Fraction(25), gop=2000)
+    plan = timeline(index, Fraction(25), sync_mode="bounce")
+    total = 5000
+    cutter = SegmentCutter(plan, index, tuning=Tuning(), longest=128)
+    pieces = [s.source_frames for s in cutter.cut(total, total=total, columns=None)]
+    planner = RunPlanner(index, tuning=Tuning(early=0))
+    ends = [planner.ends_after(piece, next_source=int(after[0])) for piece, after in pairwise(pieces)]
+    backwards = [int(after[0]) < int(piece[-1]) for piece, after in pairwise(pieces)]
+    assert sum(backwards) >= 15
+    assert [end for end, falls in zip(ends, backwards, strict=True) if falls] == [True] * sum(backwards)
+    forwards = [
+        int(after[0])
+        for (_, after), end, falls in zip(pairwise(pieces), ends, backwards, strict=True)
+        if end and not falls
+    ]
+    assert sum(forwards) <= total / 10, "only what is decoded twice for the sake of parallel work is counted"

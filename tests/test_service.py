@@ -1,5 +1,6 @@
 """``LipsyncService``: a drop-in for the one-process service, with the packaged face and voice that never skip."""
 
+import asyncio
 import io
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -9,8 +10,9 @@ import cv2
 import numpy as np
 import pytest
 
+from lipsync.core import Detection
 from lipsync.detection import find_track
-from lipsync.errors import CheckpointNotFound, InvalidOption, NoFace, OutputError
+from lipsync.errors import CheckpointNotFound, EngineError, InvalidOption, NoFace, OutputError
 from lipsync.faces.chunk import source_chunks
 from lipsync.local import LocalStages
 from lipsync.model.seeded import seeded_generator
@@ -310,3 +312,91 @@ def test_a_cpu_service_is_ready_without_a_pass_and_a_cuda_one_after_all_of_them(
     monkeypatch.setattr(Engine, "info", property(lambda engine: replace(engine._info, device="cuda:0")))
     with LipsyncService(seeded_generator(0, widths=NARROW), "cpu", workers=1):
         assert len(warmed) == 1 and warmed[0].startswith("lipsync-device"), "on the thread that draws"
+
+
+def distinct_frames(service, voice: bytes, **arguments) -> int:
+    """How many source frames a video of 15 shows, told above the box."""
+    seen = []
+    service.process(video_bytes(frames=15, size=(128, 128)), voice, frame_sink=seen.append, **arguments)
+    return len({frame[: BOX[0]].tobytes() for frame in seen})
+
+
+def test_a_named_argument_wins_over_options_also_where_it_is_the_default(service, short_voice):
+    asked = Options(static=True, box=BOX)
+    assert distinct_frames(service, short_voice, options=asked) == 1
+    assert distinct_frames(service, short_voice, options=asked, static=None) == 1, "None leaves it to options"
+    assert distinct_frames(service, short_voice, options=asked, static=False) == 15
+    assert distinct_frames(service, short_voice, options=Options(box=BOX), static=True) == 1
+    with pytest.raises(NoFace):
+        distinct_frames(service, short_voice, options=asked, box=(-1, -1, -1, -1))
+
+
+def test_named_arguments_are_understood_as_numpy_and_text_give_them(service, short_voice):
+    seen = []
+    face = image_bytes(format="png", size=(128, 128))
+    stats = service.process(face, short_voice, frame_sink=seen.append, fps="30000/1001", box=np.array(BOX))
+    assert stats["fps"] == pytest.approx(29.97, abs=0.01) and len(seen) == 18
+
+
+async def test_methods_that_block_also_work_where_an_event_loop_runs(service, short_voice, tmp_path):
+    face = image_bytes(format="png", size=(128, 128))
+    before = {thread.ident for thread in threading.enumerate()}
+    assert service.process(face, short_voice, tmp_path / "a.mp4", box=BOX)["num_frames"] == 15
+    whole = pictures_of(service.to_bytes(face, short_voice, Options(box=BOX)))
+    streamed = pictures_of(b"".join(service.stream(face, short_voice, Options(box=BOX))))
+    assert len(whole) == len(streamed) == 15
+    service.preload_static_face(demo_face())
+    assert find_track(demo_face())
+    with pytest.raises(NoFace):
+        service.to_bytes(face, short_voice)
+    left = [thread for thread in threading.enumerate() if thread.ident not in before]
+    assert [thread.name for thread in left if thread.name.startswith("lipsync-loop")] == []
+
+
+def test_a_stream_left_early_ends_its_loop_also_where_another_one_runs(service):
+    async def leave() -> None:
+        stream = service.stream(image_bytes(format="png", size=(128, 128)), audio_bytes(seconds=20), Options(box=BOX))
+        assert next(stream)[4:8] == b"ftyp"
+        stream.close()
+
+    asyncio.run(leave())
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("lipsync-loop")]
+
+
+class CountingBatches:
+    """Sees the same face everywhere and keeps how many frames came at once."""
+
+    name = "counting"
+
+    def __init__(self):
+        self.batches = []
+
+    def detect(self, frames):
+        self.batches.append(len(frames))
+        return [[Detection(20.0, 20.0, 100.0, 100.0, 0.9)] for _ in frames]
+
+
+def test_the_batch_size_of_face_detection_reaches_the_detector(monkeypatch):
+    detector = CountingBatches()
+    monkeypatch.setattr("lipsync.service.detector_from_files", lambda *_: detector)
+    generator, tuning = seeded_generator(0, widths=NARROW), Tuning(shortest_chunk=40)
+    with LipsyncService(generator, "cpu", workers=1, face_det_batch_size=32, tuning=tuning) as made:
+        face = video_bytes(frames=40, size=(128, 128))
+        made.preload_video_cache(face, Options(detect_every=1, face_choice="index"))
+    assert detector.batches == [32, 8]
+    with pytest.raises(InvalidOption, match="face_det_batch_size"):
+        LipsyncService(generator, "cpu", workers=1, face_det_batch_size=0)
+
+
+def test_a_service_that_cannot_warm_up_leaves_no_thread(monkeypatch):
+    from lipsync.engine import Engine
+
+    def fail(engine):
+        raise EngineError("no memory for the first pass")
+
+    monkeypatch.setattr(Engine, "info", property(lambda engine: replace(engine._info, device="cuda:0")))
+    monkeypatch.setattr(Engine, "warm_up", fail)
+    before = set(threading.enumerate())
+    with pytest.raises(EngineError, match="first pass"):
+        LipsyncService(seeded_generator(0, widths=NARROW), "cpu", workers=1)
+    assert set(threading.enumerate()) <= before

@@ -266,11 +266,37 @@ def test_the_wall_clock_stands_still_while_nobody_asks_for_more(monkeypatch: pyt
     assert count > 2
 
 
-@pytest.mark.parametrize(("container", "codec"), [("flac", "flac"), ("mp3", "libmp3lame")])
-def test_a_voice_that_was_cut_off_is_reported(container: str, codec: str) -> None:
-    data = make.audio_bytes(seconds=8.0, codec=codec, container=container)
-    with pytest.raises(TruncatedMedia, match=r"8\.0 s"):
-        chunks_of(make.truncated(data, keep=0.6))
+@pytest.mark.parametrize(
+    ("container", "codec", "keep"),
+    [("flac", "flac", 0.6), ("flac", "flac", 0.95), ("mp3", "libmp3lame", 0.6), ("flv", "libmp3lame", 0.6)],
+)
+def test_a_voice_that_was_cut_off_is_reported(container: str, codec: str, keep: float) -> None:
+    data = make.audio_bytes(seconds=8.0, sample_rate=44_100, codec=codec, container=container)
+    assert chunks_of(data)
+    with pytest.raises(TruncatedMedia, match=r"declares 8\.\d\d s"):
+        chunks_of(make.truncated(data, keep=keep))
+
+
+@pytest.mark.parametrize("rate", [8_000, 192_000])
+def test_a_flac_is_held_to_its_last_frames(rate: int) -> None:
+    data = make.audio_bytes(samples=noise(4, rate=rate), sample_rate=rate, codec="flac", container="flac")
+    assert float(chunks_of(data)[-1].duration) == 4.0
+    with pytest.raises(TruncatedMedia):
+        chunks_of(make.truncated(data, keep=0.9))
+
+
+def test_a_flac_that_was_written_to_a_pipe_does_not_say_how_long_it_is() -> None:
+    data = bytearray(make.audio_bytes(samples=noise(4, rate=48_000), codec="flac", container="flac"))
+    count = int.from_bytes(data[21:26], "big") & ((1 << 36) - 1)
+    assert count == 4 * 48_000
+    data[21] &= 0xF0
+    data[22:26] = bytes(4)
+    assert float(chunks_of(make.truncated(bytes(data), keep=0.8))[-1].duration) < 3.9
+
+
+def test_of_an_flv_with_a_picture_the_sound_may_be_the_shorter_track() -> None:
+    data = make.video_bytes(frames=100, audio_seconds=1.0, container="flv", audio_rate=44_100)
+    assert float(chunks_of(data)[-1].duration) == pytest.approx(1.0, abs=0.1)
 
 
 def test_a_damaged_packet_is_heard_as_silence_and_many_are_an_error() -> None:

@@ -14,7 +14,7 @@ import torch
 
 from lipsync.core import U8, Bool
 from lipsync.engine.buckets import next_batch
-from lipsync.engine.device import DTYPES, MatmulPrecision, arithmetic
+from lipsync.engine.device import DTYPES, MatmulPrecision, arithmetic, is_out_of_memory
 from lipsync.engine.frames import Frames, join
 from lipsync.engine.info import EngineInfo, Tally
 from lipsync.engine.network import Network, for_many_shapes, is_compile_failure
@@ -113,7 +113,7 @@ class Batches:
                 with for_many_shapes():
                     return self._runner.prepare(self._compiled, bucket, rehearse=True)
             except RuntimeError as error:
-                if not is_compile_failure(error) or _is_out_of_memory(error):
+                if not is_compile_failure(error) or is_out_of_memory(error):
                     raise
                 reason = f"{type(error).__name__}: {_first_line(error)}"
             self._compiled = None
@@ -133,7 +133,7 @@ class Batches:
         try:
             return work()
         except (RuntimeError, MemoryError) as error:
-            if _is_out_of_memory(error):
+            if is_out_of_memory(error):
                 return None  # out of the handler first: the error's traceback holds the tensors that fill the memory
             raise self._fail(error) from error
 
@@ -157,14 +157,3 @@ class Batches:
 
 def _first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0][:200]
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """torch has a class for CUDA's caching allocator alone; other allocators only say it in words.
-
-    A graph that runs out of memory while it is recorded fails once more when recording ends, with other words.
-    """
-    words = ("out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED")
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words):
-        return True
-    return error.__context__ is not None and _is_out_of_memory(error.__context__)

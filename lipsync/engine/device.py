@@ -91,3 +91,14 @@ def arithmetic(matmul: MatmulPrecision, *, exact: bool) -> Iterator[None]:
                 yield
         finally:
             torch.set_float32_matmul_precision(before)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """torch has a class for CUDA's caching allocator alone; other allocators only say it in words.
+
+    A graph that runs out of memory while it is recorded fails once more when recording ends, with other words.
+    """
+    words = ("out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED")
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words):
+        return True
+    return error.__context__ is not None and is_out_of_memory(error.__context__)

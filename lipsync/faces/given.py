@@ -44,7 +44,7 @@ def given_track(options: Options, frame_count: int, size: tuple[int, int], index
             _check_fits(row, size, where="box" if options.box is not None else f"boxes[{frame}]")
     missing = MissingFaces(options.on_missing_face, index)
     boxes = missing.feed(NO_BOX if row is None else row for row in rows)
-    if not missing.had_face:
+    if missing.first_face is None:
         raise NoFace(f"All {frame_count} given boxes are null: there is no face to work on. Give at least one box.")
     return np.array(boxes, dtype=np.int32).reshape(-1, 4)
 

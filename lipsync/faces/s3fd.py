@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lipsync.core import F32, I64, U8, Detection
+from lipsync.engine.device import is_out_of_memory
 from lipsync.errors import DeviceOutOfMemory, DeviceUnavailable, EngineError
 from lipsync.faces.overlap import suppress
 from lipsync.faces.s3fd_network import load_s3fd
@@ -55,14 +56,14 @@ class S3FD:
             batch = frames[first : first + self.batch_size]
             try:
                 yield self._look(batch)
-            except torch.cuda.OutOfMemoryError as error:
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise EngineError(f"Face detection failed on {self._device}: {error}") from error
                 self._halve(error, batch)
                 continue
-            except RuntimeError as error:
-                raise EngineError(f"Face detection failed on {self._device}: {error}") from error
             first += len(batch)
 
-    def _halve(self, error: torch.cuda.OutOfMemoryError, batch: Sequence[U8]) -> None:
+    def _halve(self, error: Exception, batch: Sequence[U8]) -> None:
         if len(batch) == 1:
             height, width = batch[0].shape[:2]
             raise DeviceOutOfMemory(

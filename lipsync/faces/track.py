@@ -61,9 +61,19 @@ class Tracker:
         for row in self._filler.finish(self._frame_count):
             boxes.extend(self._missing.feed(self._smoother.feed(row)))
         boxes.extend(self._missing.feed(self._smoother.finish()))
-        if not self._missing.had_face:
-            raise NoFace(self._say_no_face())
+        if self.first_face is None:
+            raise self.no_face(shown=self._frame_count)
         return _as_array(boxes)
+
+    @property
+    def settled(self) -> int:
+        """Leading source frames of which it is certain whether they have a face, their boxes given or not."""
+        return self._missing.fed
+
+    @property
+    def first_face(self) -> int | None:
+        """The first of the settled frames that has one."""
+        return self._missing.first_face
 
     def _anchors(self, chunk: ChunkDetections) -> Iterator[Anchor]:
         cuts = set(chunk.cuts)
@@ -80,15 +90,21 @@ class Tracker:
             for row in self._filler.feed(anchor):
                 yield from self._smoother.feed(row)
 
-    def _say_no_face(self) -> str:
-        looked_at = f"{self._looked_at} frame{'' if self._looked_at == 1 else 's'} looked at (of {self._frame_count})"
+    def no_face(self, *, shown: int) -> NoFace:
+        """What to raise where none of the first ``shown`` source frames has a face, and no others count."""
+        if self.first_face is not None:
+            return NoFace(
+                f"The first face comes with source frame {self.first_face}, but only the first {shown} are shown. "
+                "Begin the video where its face is, or give box (top bottom left right) or boxes."
+            )
+        frames = f"{self._looked_at} frame{'' if self._looked_at == 1 else 's'} looked at (of {self._stop} searched)"
         if self._seen:
-            return (
-                f"Faces were found in {self._seen} of the {looked_at}, but none that can be used: check face_choice, "
+            return NoFace(
+                f"Faces were found in {self._seen} of the {frames}, but none that can be used: check face_choice, "
                 "face_index (faces are counted from 0 at the left) and pads, or give box."
             )
-        return (
-            f"No face was found in any of the {looked_at}. A larger, frontal, well lit face helps, and so may another "
+        return NoFace(
+            f"No face was found in any of the {frames}. A larger, frontal, well lit face helps, and so may another "
             "detector or a smaller detect_every; or give box (top bottom left right) or boxes."
         )
 
@@ -97,22 +113,23 @@ class MissingFaces:
     """What becomes of frames without a face; holds all boxes back until the first face."""
 
     def __init__(self, policy: Literal["passthrough", "previous", "error"], index: Index | None) -> None:
-        self.had_face = False
+        self.fed = 0
+        self.first_face: int | None = None
+        """The first frame with a face, of those that were fed."""
         self._policy = policy
         self._index = index
-        self._held = 0  # frames before the first face
         self._given = 0
         self._last: Box = NO_BOX
 
     def feed(self, boxes: Iterable[Box]) -> list[Box]:
         ready: list[Box] = []
         for box in boxes:
-            if box == NO_BOX and not self.had_face:
-                self._held += 1
+            self.fed += 1
+            if box == NO_BOX and self.first_face is None:
                 continue
-            if not self.had_face:
-                self.had_face, self._last = True, box
-                ready += [self._fill() for _ in range(self._held)]
+            if self.first_face is None:
+                self.first_face, self._last = self.fed - 1, box
+                ready += [self._fill() for _ in range(self.first_face)]
             if box == NO_BOX:
                 ready.append(self._fill())
             else:

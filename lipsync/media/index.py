@@ -39,8 +39,11 @@ def build_index(blob: Blob, info: MediaInfo, limits: Limits) -> Index:
         stream = video_stream(container)
         if stream is None or not stream.time_base:
             raise NoVideoStream("The face input has no picture. Send an image or a video as the face.")
-        packets.read(container, stream, Deadline(limits.wall_clock_s(info.video.duration_s)))
+        in_flv = info.container == "flv"
+        packets.read(container, stream, Deadline(limits.wall_clock_s(info.video.duration_s)), every_track=in_flv)
         packets.check_count(listed=len(stream.index_entries) if info.container == "mov" else 0)
+        if in_flv:
+            packets.check_end(declared_s=info.video.duration_s)
         return packets.index(stream.time_base, info.video)
 
 
@@ -64,14 +67,29 @@ class _Packets:
     first_key: int | None = None
     starts_hidden: bool = False
     """The first keyframe is one that is decoded but not shown, as a cut without re-encoding leaves it."""
+    end: Fraction = Fraction(0)
+    """Where the last packet of any track that was read ends, seconds."""
 
-    def read(self, container: av.container.InputContainer, stream: av.VideoStream, deadline: Deadline) -> None:
+    def read(
+        self,
+        container: av.container.InputContainer,
+        stream: av.VideoStream,
+        deadline: Deadline,
+        *,
+        every_track: bool = False,
+    ) -> None:
+        """Keep what matters of the stream's packets; with ``every_track`` those of the others count for ``end``."""
         base = stream.time_base or Fraction(1)
+        tracks = () if every_track else (stream,)
         earliest = latest = 0
         with media_errors("read the frames' times"):
-            for packet in container.demux(stream):
+            for packet in container.demux(*tracks):
                 time = packet.pts if packet.pts is not None else packet.dts
                 if time is None or packet.size == 0 or packet.is_corrupt:
+                    continue
+                deadline.check()
+                self.end = max(self.end, (time + (packet.duration or 0)) * packet.time_base)
+                if packet.stream_index != stream.index:
                     continue
                 self.count += 1
                 self._add(time, packet)
@@ -82,7 +100,6 @@ class _Packets:
                     )
                 if self.count > self.limits.frames:
                     raise LimitExceeded(f"The video has more than {self.limits.frames} frames, the limit. Shorten it.")
-                deadline.check()
 
     def _add(self, time: int, packet: av.Packet) -> None:  # type: ignore[type-arg]
         if packet.is_keyframe and self.first_key is None:
@@ -96,6 +113,14 @@ class _Packets:
         if self.count < listed:
             raise TruncatedMedia(
                 f"The file lists {listed} frames but holds {self.count}: it was cut off. Send all of it."
+            )
+
+    def check_end(self, *, declared_s: float) -> None:
+        """An FLV declares the end of its longest track; some writers leave out how long the last packet lasts."""
+        if float(self.end) < 0.99 * declared_s - 0.2:
+            raise TruncatedMedia(
+                f"The video declares {declared_s:.2f} s but holds {float(self.end):.2f} s: it was cut off. "
+                "Send all of it."
             )
 
     def index(self, time_base: Fraction, video: VideoInfo) -> Index:

@@ -59,7 +59,7 @@ def decode(blob: Blob, info: MediaInfo, *, limits: Limits) -> Iterator[Block]:
             clock.resume(heard_s=joiner.heard_s)
         if joiner.heard_s == 0:
             raise NoAudioStream("The voice's sound track is empty: 0 samples. Send a file with sound.")
-        _check_whole(joiner.heard_s, stream, info)
+        _check_whole(joiner, stream, info)
 
 
 class _Clock:
@@ -133,6 +133,7 @@ class _Joiner:
         self._converter: av.AudioResampler | None = None
         self._converts: tuple[str, str, int] | None = None
         self._count = 0
+        self.longest_frame_s = 0.0
 
     @property
     def heard_s(self) -> float:
@@ -142,6 +143,7 @@ class _Joiner:
         for frame, count in frames:
             if not self._rate:
                 self._begin(frame)
+            self.longest_frame_s = max(self.longest_frame_s, count / frame.sample_rate)
             start = _start_of(frame)
             yield from self._silence_before(start)
             begins = start if start is not None else self._expected
@@ -223,13 +225,22 @@ def _counted_end(stream: av.AudioStream, info: MediaInfo) -> Fraction | None:
     return ((stream.start_time or 0) + stream.duration) * stream.time_base
 
 
-def _check_whole(heard_s: float, stream: av.AudioStream, info: MediaInfo) -> None:
+def _check_whole(joiner: _Joiner, stream: av.AudioStream, info: MediaInfo) -> None:
     declared_s = info.audio.duration_s if info.audio is not None else None
-    # an mp3 that tells its encoder's delay tells its number of frames with it; others are estimated
-    is_counted = info.container in _DURATION_IS_COUNTED or (info.container == "mp3" and (stream.start_time or 0) > 0)
-    if declared_s is None or not is_counted:
+    if declared_s is None or not _is_duration_counted(stream, info):
         return
-    if heard_s < 0.98 * declared_s - 0.5:
+    # a flac counts its samples, and a damaged frame or two at its end are let pass; others round, or count padding
+    tolerance_s = 2 * joiner.longest_frame_s if info.container == "flac" else 0.02 * declared_s + 0.5
+    if joiner.heard_s < declared_s - tolerance_s:
         raise TruncatedMedia(
-            f"The voice declares {declared_s:.1f} s but holds {heard_s:.1f} s: it was cut off. Send all of it."
+            f"The voice declares {declared_s:.2f} s but holds {joiner.heard_s:.2f} s: it was cut off. Send all of it."
         )
+
+
+def _is_duration_counted(stream: av.AudioStream, info: MediaInfo) -> bool:
+    """Whether the declared duration is the sound's own, and no estimate."""
+    if info.container == "mp3":  # one that tells its encoder's delay tells its number of frames with it
+        return (stream.start_time or 0) > 0
+    if info.container == "flv":  # declares the longest of its tracks
+        return info.kind == "audio"
+    return info.container in _DURATION_IS_COUNTED
