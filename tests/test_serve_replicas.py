@@ -1,0 +1,121 @@
+"""What replicas say of their health, which devices they are given, and what is refused when they start."""
+
+import asyncio
+import threading
+
+import numpy as np
+import pytest
+import ray
+
+from benchmarks.stand_ins import FixedCostDevice
+from lipsync.core import Claim
+from lipsync.errors import DetectorUnavailable, EngineError, Overloaded
+from serve import app as app_module
+from serve.gate import Gate
+from serve.generator import Generator
+from serve.preprocessor import Preprocessor
+from serve.settings import AdmissionSettings, AuthSettings, GeneratorSettings, Settings
+from tests.serve_fakes import FakeBooks
+
+SETTINGS = Settings(auth=AuthSettings(mode="off"), generator=GeneratorSettings(stuck_after_s=0.05))
+CROP, MEL = np.zeros((1, 96, 96, 3), np.uint8), np.zeros((80, 16), np.float32)
+FIRST = np.zeros(1, np.int32)
+
+
+class Device(FixedCostDevice):
+    """A device that draws when it is let, and may be lost for good."""
+
+    def __init__(self):
+        super().__init__(0.0, 8, fails_once=None)
+        self.may_draw, self.fails = threading.Event(), False
+
+    def draw(self, frames):
+        assert self.may_draw.wait(10)
+        if self.fails:
+            self.healthy = False
+            raise EngineError("The device is gone. Start a new process.")
+        return super().draw(frames)
+
+
+@pytest.fixture
+def device():
+    return Device()
+
+
+@pytest.fixture
+def generator(device, monkeypatch):
+    monkeypatch.setattr(Generator, "load", lambda self, settings, name: (device, "a stand-in"))
+    made = Generator(SETTINGS, "cpu")
+    yield made
+    device.may_draw.set()
+    made._batcher.close()
+
+
+async def test_a_device_that_is_stuck_fails_the_health_check_and_one_that_is_quick_does_not(generator, device):
+    generator.check_health()
+    asked = asyncio.create_task(generator.generate(CROP, FIRST, MEL, FIRST, claim=Claim()))
+    await asyncio.sleep(0.02)
+    generator.check_health()
+    await asyncio.sleep(0.1)
+    with pytest.raises(EngineError, match="stuck"):
+        generator.check_health()
+    device.may_draw.set()
+    await asked
+    generator.check_health()
+
+
+async def test_a_device_that_is_lost_fails_the_health_check_and_ends_its_process(generator, device, monkeypatch):
+    ended: list[int] = []
+    monkeypatch.setattr("serve.generator._LAST_WORDS_S", 0.0)
+    monkeypatch.setattr("serve.generator.os._exit", ended.append)
+    device.fails = True
+    device.may_draw.set()
+    with pytest.raises(EngineError):
+        await generator.generate(CROP, FIRST, MEL, FIRST, claim=Claim())
+    with pytest.raises(EngineError, match="replacing"):
+        generator.check_health()
+    await asyncio.sleep(0.01)
+    assert ended == [1]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "resources", "device"),
+    [
+        ("auto", {"CPU": 8.0, "GPU": 2.0}, "cuda"),
+        ("auto", {"CPU": 8.0}, "cpu"),
+        ("cpu", {"CPU": 8.0, "GPU": 2.0}, "cpu"),
+        ("cuda", {"CPU": 8.0}, "cuda"),  # a cluster may start before its first GPU node is there
+    ],
+)
+def test_generators_are_given_gpus_where_the_cluster_has_them_or_the_settings_say_so(
+    monkeypatch, wanted, resources, device
+):
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: resources)
+    composed: dict[str, object] = {}
+    monkeypatch.setattr(app_module, "compose", lambda settings, **given: composed.update(given))
+    app_module.build(SETTINGS.model_copy(update={"generator": GeneratorSettings(device=wanted, gpus=0.5)}))
+    assert composed == {"device": device, "num_gpus": 0.5 if device == "cuda" else 0}
+
+
+def test_s3fd_without_a_share_of_a_gpu_is_refused_at_the_start(monkeypatch):
+    monkeypatch.setattr(ray, "get_gpu_ids", list)
+    with pytest.raises(DetectorUnavailable, match="num_gpus"):
+        Preprocessor(SETTINGS.model_copy(update={"s3fd_path": "/weights/s3fd.pth"}))
+
+
+async def test_a_keys_bound_holds_over_all_ingress_replicas():
+    bounds = AdmissionSettings(requests=10, requests_per_key=2)
+    books = FakeBooks(bounds)
+    here, there = Gate(books, bounds), Gate(books, bounds)
+    async with here.request("a", key="k"), there.request("b", key="k"):
+        for gate in (here, there):
+            with pytest.raises(Overloaded) as refused:
+                async with gate.request("c", key="k"):
+                    pass
+            assert refused.value.reason == "key"
+        async with there.request("d", key="another"):
+            pass
+    await asyncio.sleep(0.01)
+    async with there.request("e", key="k"), there.request("f", key="k"):
+        pass
