@@ -16,7 +16,7 @@ from fastapi.routing import APIRoute
 
 from lipsync.detection import detector_from_files
 from lipsync.ending import EndingReader
-from lipsync.errors import DeadlineExceeded, EngineError, LipsyncError, NoFace, WorkerLost
+from lipsync.errors import DeadlineExceeded, EngineError, LipsyncError, NoFace
 from lipsync.local import LocalStages
 from lipsync.media.source import Blob
 from lipsync.metrics import CANCELLED, METRICS, REJECTED, REQUESTS_RUNNING, REQUESTS_WAITING
@@ -347,11 +347,8 @@ async def test_a_result_that_is_too_large_ends_with_words(serve):
     async with serve(result_bytes=3000) as served:
         problem(await served.post(data=BOX), 422, "result_too_large")
         response = await served.post("/v1/lipsync?stream=true", data=BOX)
-        assert (
-            response.json()["error"]
-            if response.status_code != 200
-            else ended(response.content)[1].slug == "result_too_large"
-        )
+        told = response.json()["error"] if response.status_code != 200 else ended(response.content)[1].slug
+        assert told == "result_too_large"
 
 
 async def test_a_request_that_takes_too_long_ends_with_words(serve, speaking):
@@ -656,7 +653,6 @@ async def test_every_bad_input_gets_a_typed_answer_or_a_video(serve):
     assert failures == []
     assert set(statuses) >= {200, 415, 422}, statuses
     assert sum(statuses.values()) == len(FACES) + len(VOICES) >= 60
-    assert WorkerLost.slug not in statuses
 
 
 # ---------------------------------------------------------------- many at once
