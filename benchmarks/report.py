@@ -135,15 +135,12 @@ Target: at most {DECODING_TARGET} for each frame put out. The most is {worst}: {
 
 def _backwards(result: Result) -> str:
     if "bounce" not in result:
-        return f"{_BACKWARDS} Not measured yet."
+        return "With `bounce`: not measured yet."
     bounce = result["bounce"]
-    measured = f"{bounce['decoded']} decoded for {bounce['frames']} put out, {bounce['ratio']} for each"
-    return f"{_BACKWARDS} Measured: {measured}."
-
-
-_BACKWARDS = """The exception is `bounce` on a clip with one keyframe: what is shown backwards is decoded from it
-again for every segment, so the longer the clip, the more for each frame put out. There is no target for it; see
-[the decision](decisions/runs-and-keyframes.md)."""
+    return (
+        f"With `bounce` on a clip with one keyframe, {bounce['frames']} frames put out, half of them backwards: "
+        f"{bounce['decoded']} decoded, {bounce['ratio']} for each: {at_most(bounce['ratio'], DECODING_TARGET)}."
+    )
 
 
 def overhead(result: Result) -> str:

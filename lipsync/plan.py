@@ -7,9 +7,10 @@ own chunk rule (``compat="reference"``) follows sections d.1 and d.3 of its fact
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -219,14 +220,25 @@ class SegmentCutter:
         return len(sources)
 
 
+def falls(sources: I32) -> bool:
+    """Whether source frames are shown backwards: none rises, and the last is below the first."""
+    return bool((np.diff(sources) <= 0).all() and sources[-1] < sources[0])
+
+
+def goes_down(run: Sequence[I32]) -> bool:
+    """Whether a run's segments are shown backwards, each lower than the one before; the last may turn at the bottom."""
+    lowest = [int(sources.min()) for sources in run]
+    return len(run) > 1 and falls(run[0]) and all(after < before for before, after in pairwise(lowest))
+
+
 class RunPlanner:
     """Decides where independent decoding may start anew: a *run* is decoded by one worker in one pass.
 
     Starting at frame n costs the frames from the keyframe before n once more. A new run starts only while all that
     was decoded twice stays within ``waste`` of all that was put out, so that a clip with one keyframe is decoded once
-    and not once for each segment. Where source frames fall (``bounce``) every segment goes back to the keyframe in any
-    case, and a new run costs nothing more. ``early`` frames more are spent at the start of a stream: a run is handed
-    out when its last segment is known, and the first bytes should not wait for a whole group of pictures.
+    and not once for each segment. Where source frames fall (``bounce``) the worker begins at the run's end; a run never
+    goes on where the direction turns. ``early`` frames more are spent at the start of a stream: a run is handed out
+    when its last segment is known, and the first bytes should not wait for a whole group of pictures.
     """
 
     def __init__(self, index: Index, *, tuning: Tuning) -> None:
@@ -234,14 +246,23 @@ class RunPlanner:
         self._tuning = tuning
         self._frames_out = 0
         self._frames_twice = 0
+        self._is_backwards: bool | None = None  # of the run, once it has a piece
 
     def ends_after(self, sources: I32, *, next_source: int) -> bool:
         """Whether the run ends with the piece of work that shows ``sources``, so that a new one starts at
         ``next_source``. Call once for each piece, in order."""
         self._frames_out += len(sources)
-        falls = next_source < int(sources[-1])
-        again = 0 if falls else next_source - self._index.keyframe_before(next_source)
+        backwards, last = falls(sources), int(sources[-1])
+        goes_back = next_source < last or (backwards and next_source == last)
+        if self._is_backwards is None:
+            self._is_backwards = backwards
+        if not backwards == goes_back == self._is_backwards:
+            self._is_backwards = None
+            return True
+        starts_at = int(sources[-1]) if goes_back else next_source
+        again = starts_at - self._index.keyframe_before(starts_at)
         if self._frames_twice + again > self._tuning.waste * self._frames_out + self._tuning.early:
             return False
         self._frames_twice += again
+        self._is_backwards = None
         return True

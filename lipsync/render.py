@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
@@ -38,6 +39,7 @@ from lipsync.media.decode import FrameReader, Geometry, StillCell
 from lipsync.media.picture import Picture
 from lipsync.media.source import Blob
 from lipsync.options import Limits, Options
+from lipsync.plan import goes_down
 
 T = TypeVar("T")
 
@@ -134,7 +136,33 @@ class Renderer:
         claim: Claim,
     ) -> AsyncGenerator[Fragment, None]:
         """One fragment per task, in order, for the request that ``claim`` names. Closing the iterator stops the work
-        within a frame's time."""
+        within a frame's time.
+
+        A run that is shown backwards is worked on from its end, so that one pass decodes it; its fragments, which are
+        small beside its frames, are held until the first is there.
+        """
+        is_backwards = goes_down([task.segment.source_frames for task in run])
+        order = run[::-1] if is_backwards else run
+        held: list[Fragment] = []
+        async with aclosing(self._pass(face, order, fps=fps, options=options, limits=limits, claim=claim)) as made:
+            async for fragment in made:
+                if is_backwards:
+                    held.append(fragment)
+                else:
+                    yield fragment
+        for fragment in reversed(held):
+            yield fragment
+
+    async def _pass(
+        self,
+        face: FaceInput,
+        run: Sequence[SegmentTask],
+        *,
+        fps: Fraction,
+        options: Options,
+        limits: Limits,
+        claim: Claim,
+    ) -> AsyncGenerator[Fragment, None]:
         stop = threading.Event()
         reader = await self._call(partial(face.open, limits), stop)
         upcoming = asyncio.create_task(self._prepare(reader, run[0], claim, stop))

@@ -442,10 +442,13 @@ def test_a_detected_face_is_pasted_where_it_was_found():
     local.close()
 
 
-@pytest.mark.parametrize("gop", [25, 250, 10_000])
-def test_a_clip_is_decoded_little_more_than_twice_in_all(gop):
+@pytest.mark.parametrize(
+    ("gop", "mode", "clip_frames"),
+    [(25, "loop", 1000), (250, "loop", 1000), (10_000, "loop", 1000), (10_000, "bounce", 500)],
+)
+def test_a_clip_is_decoded_little_more_than_twice_in_all(gop, mode, clip_frames):
     voice = noise(40.0)
-    face = video_bytes(frames=1000, size=SIZE, gop=gop)
+    face = video_bytes(frames=clip_frames, size=SIZE, gop=gop)
     report = Report()
     opened: list[FrameReader] = []
     original = FrameReader.__init__
@@ -457,7 +460,8 @@ def test_a_clip_is_decoded_little_more_than_twice_in_all(gop):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FrameReader, "__init__", counted)
         local = stages(Copying(), Detection(20.0, 130.0, 140.0, 220.0, 0.9))
-        job = Job(Blob.of(face, limit_bytes=10**8), voice, Options(preset="ultrafast"), LIMITS)
+        options = Options(preset="ultrafast", sync_mode=mode)
+        job = Job(Blob.of(face, limit_bytes=10**8), voice, options, LIMITS)
         asyncio.run(read_bytes(synchronise(job, local, report=report)))
         local.close()
     assert report.frame_count == 1000

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lipsync.core import Index, VideoInfo
 from lipsync.errors import LimitExceeded
 from lipsync.options import Limits, Options
-from lipsync.plan import RunPlanner, SegmentCutter, Timeline, Tuning
+from lipsync.plan import RunPlanner, SegmentCutter, Timeline, Tuning, falls, goes_down
 
 RATES = [Fraction(24000, 1001), Fraction(24), Fraction(25), Fraction(30000, 1001), Fraction(30), Fraction(50),
          Fraction(60000, 1001), Fraction(60)]  # fmt: skip
@@ -211,20 +211,26 @@ def test_clips_with_keyframes_are_rendered_by_many_runs(gop):
     assert runs >= 3000 / max(gop, 128) / 2
 
 
-def test_each_segment_shown_backwards_is_a_run_of_its_own_and_counts_for_nothing():
-    index = clip(2000, Fraction(25), gop=2000)
+@pytest.mark.parametrize(("clip_frames", "total"), [(2000, 5000), (300, 3000), (130, 900)])
+def test_a_clip_with_one_keyframe_that_bounces_is_decoded_once_for_each_way_and_once_for_each_turn(clip_frames, total):
+    index = clip(clip_frames, Fraction(25), gop=clip_frames)
     plan = timeline(index, Fraction(25), sync_mode="bounce")
-    total = 5000
     cutter = SegmentCutter(plan, index, tuning=Tuning(), longest=128)
     pieces = [s.source_frames for s in cutter.cut(total, total=total, columns=None)]
     planner = RunPlanner(index, tuning=Tuning(early=0))
-    ends = [planner.ends_after(piece, next_source=int(after[0])) for piece, after in pairwise(pieces)]
-    backwards = [int(after[0]) < int(piece[-1]) for piece, after in pairwise(pieces)]
-    assert sum(backwards) >= 15
-    assert [end for end, falls in zip(ends, backwards, strict=True) if falls] == [True] * sum(backwards)
-    forwards = [
-        int(after[0])
-        for (_, after), end, falls in zip(pairwise(pieces), ends, backwards, strict=True)
-        if end and not falls
-    ]
-    assert sum(forwards) <= total / 10, "only what is decoded twice for the sake of parallel work is counted"
+    runs = [[pieces[0]]]
+    for piece, following in pairwise(pieces):
+        if planner.ends_after(piece, next_source=int(following[0])):
+            runs.append([])
+        runs[-1].append(following)
+    assert all(goes_down(run) for run in runs if falls(run[0]) and len(run) > 1), "no run goes on beyond a turn"
+    # each run's pass begins at the keyframe, frame 0; a turn within a segment makes it begin once more
+    decoded = sum(int(max(piece.max() for piece in run)) + 1 for run in runs)
+    turns = total // clip_frames
+    assert decoded <= 1.1 * total + (turns + 1) * clip_frames
+
+
+def test_what_falls_is_told_from_what_wraps_stands_or_rises():
+    assert falls(np.array([5, 4, 4, 3], np.int32))
+    for other in ([3, 4, 5], [5, 5, 5], [4, 5, 4], [5, 4, 5], [98, 99, 0, 1], [7]):
+        assert not falls(np.array(other, np.int32))
