@@ -163,6 +163,8 @@ class RequestStages:
                 fault = fault_of(error)
                 if fault is None:
                     raise cause_of(error) from None
+                if is_whole(done, last):
+                    return  # it broke after the last item: nothing is left to ask for
                 faults.add(fault)
                 log.warning(f"request {job.request}: {method} broke off ({fault}: {type(cause_of(error)).__name__})")
                 if faults.is_guilty:
