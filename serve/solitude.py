@@ -13,7 +13,7 @@ BEGUN = "begun alone"
 async def begun() -> AsyncIterator[str]:
     """That item, and a moment for it to leave: a crash must not take it along."""
     yield BEGUN
-    await asyncio.sleep(0.2)
+    await asyncio.sleep(0.05)
 
 
 class Solitude:

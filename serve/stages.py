@@ -219,20 +219,24 @@ class _Faults:
 
     def __init__(self, tries: int) -> None:
         self._tries = tries
-        self._failures = self._all = 0
+        self._failures = self._untried = self._all = 0
         self.is_suspect = self.is_guilty = False
         self.has_begun_alone = False
 
     def add(self, fault: Fault) -> None:
         self._all += 1
-        self._failures += fault != "busy"  # who is not taken is waited for, as long as the request's deadline allows
+        # neighbours of a harmful input die with it while they wait to work alone: their own piece was not tried
+        is_untried = fault == "died" and self.is_suspect and not self.has_begun_alone
+        self._untried += is_untried
+        # who is not taken is waited for, as long as the request's deadline allows
+        self._failures += fault != "busy" and not is_untried
         self.is_guilty = fault == "died" and self.has_begun_alone
         self.is_suspect |= fault == "died"
         self.has_begun_alone = False
 
     @property
     def are_enough(self) -> bool:
-        return self._failures >= self._tries
+        return self._failures >= self._tries or self._untried >= 3 * self._tries
 
     @property
     def pause_s(self) -> float:
