@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
@@ -142,41 +141,27 @@ class Renderer:
         small beside its frames, are held until the first is there.
         """
         is_backwards = goes_down([task.segment.source_frames for task in run])
-        order = run[::-1] if is_backwards else run
-        held: list[Fragment] = []
-        async with aclosing(self._pass(face, order, fps=fps, options=options, limits=limits, claim=claim)) as made:
-            async for fragment in made:
+        order, held = (run[::-1] if is_backwards else run), list[Fragment]()
+        stop = threading.Event()
+        reader = await self._call(partial(face.open, limits), stop)
+        upcoming = asyncio.create_task(self._prepare(reader, order[0], claim, stop))
+        try:
+            for n in range(len(order)):
+                prepared = await upcoming
+                if n + 1 < len(order):
+                    upcoming = asyncio.create_task(self._prepare(reader, order[n + 1], claim, stop))
+                fragment = await self._call(partial(self._finish, prepared, fps, options, stop), stop)
                 if is_backwards:
                     held.append(fragment)
                 else:
                     yield fragment
-        for fragment in reversed(held):
-            yield fragment
-
-    async def _pass(
-        self,
-        face: FaceInput,
-        run: Sequence[SegmentTask],
-        *,
-        fps: Fraction,
-        options: Options,
-        limits: Limits,
-        claim: Claim,
-    ) -> AsyncGenerator[Fragment, None]:
-        stop = threading.Event()
-        reader = await self._call(partial(face.open, limits), stop)
-        upcoming = asyncio.create_task(self._prepare(reader, run[0], claim, stop))
-        try:
-            for n in range(len(run)):
-                prepared = await upcoming
-                if n + 1 < len(run):
-                    upcoming = asyncio.create_task(self._prepare(reader, run[n + 1], claim, stop))
-                yield await self._call(partial(self._finish, prepared, fps, options, stop), stop)
         finally:
             stop.set()
             upcoming.cancel()
             await asyncio.gather(upcoming, return_exceptions=True)
             await self._call(reader.close, stop)
+        for fragment in reversed(held):
+            yield fragment
 
     async def _call(self, work: Callable[[], T], stop: threading.Event) -> T:
         return await call(self._executor, work, stop=stop)
