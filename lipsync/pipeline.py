@@ -43,7 +43,8 @@ class Job:
 
 
 _HEAD_START_S = 0.1
-"""What the first fragment takes of a free GPU; where it takes longer, the others wait for it no longer."""
+"""Enough for the first segment to reach the generator before the others; a busy device may take longer to draw it, and
+then they wait no more."""
 
 
 class Stages(Protocol):
