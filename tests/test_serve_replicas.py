@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from lipsync.errors import DetectorUnavailable, EngineError, Overloaded
 from serve import app as app_module
 from serve.gate import Gate
 from serve.generator import Generator
+from serve.niceness import give_way
 from serve.preprocessor import Preprocessor
 from serve.settings import AdmissionSettings, AuthSettings, GeneratorSettings, Settings
 from tests.serve_fakes import FakeBooks
@@ -119,3 +121,13 @@ async def test_a_keys_bound_holds_over_all_ingress_replicas():
     await asyncio.sleep(0.01)
     async with there.request("e", key="k"), there.request("f", key="k"):
         pass
+
+
+@pytest.mark.parametrize(("initialized", "actor", "nicer_by"), [(True, "abc", 4), (True, None, 0), (False, None, 0)])
+def test_media_work_gives_way_in_a_process_of_its_own_alone(monkeypatch, initialized, actor, nicer_by):
+    given: list[int] = []
+    monkeypatch.setattr(ray, "is_initialized", lambda: initialized)
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_actor_id=lambda: actor))
+    monkeypatch.setattr("serve.niceness.os.nice", given.append)
+    give_way()
+    assert sum(given) == nicer_by
