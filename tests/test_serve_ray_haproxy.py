@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.serving import MODE
+
 pytestmark = [pytest.mark.serial, pytest.mark.timeout(900)]
-MODE = {
-    "RAY_SERVE_ENABLE_HA_PROXY": "1",
-    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-    "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",  # else a thousand lines are held back, and a failure tells nothing
-}
+# else a thousand lines of log are held back, and a failure tells nothing
+LOGGED = {"RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1"}
 
 
 def test_all_of_it_holds_behind_haproxy_and_with_the_throughput_optimised_transport() -> None:
@@ -28,6 +27,8 @@ def test_all_of_it_holds_behind_haproxy_and_with_the_throughput_optimised_transp
         "tests/test_serve_ray_streams.py",
     ]
     root = Path(__file__).resolve().parents[1]
-    done = subprocess.run(command, cwd=root, env=os.environ | MODE, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=root, env=os.environ | MODE | LOGGED, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout[-6000:]
     assert " skipped" not in done.stdout.splitlines()[-1], "nothing is left out in this mode"

@@ -332,6 +332,15 @@ async def test_who_died_waiting_to_work_alone_is_not_accused():
     assert [call.named["alone"] for call in world.replica.calls] == [False, True, True, True]
 
 
+async def test_deaths_while_waiting_to_work_alone_are_no_tries_but_bounded():
+    world = World((0, DIED), *[(-1, DIED)] * 5, tries=2)
+    assert await everything(world.render()) == WHOLE["render"]
+    endless = World((0, DIED), *[(-1, DIED)] * 50, tries=2)
+    with pytest.raises(WorkerLost):
+        await everything(endless.render())
+    assert len(endless.replica.calls) == 1 + 3 * 2 and endless.accused == []
+
+
 async def test_only_what_a_worker_died_under_is_worked_on_alone():
     world = World((1, BELOW), (1, DIED), (1, BELOW))
     assert await everything(world.render()) == WHOLE["render"]
