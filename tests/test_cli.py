@@ -302,7 +302,8 @@ def test_progress_is_drawn_on_a_terminal(folder):
     (folder / "longer.wav").write_bytes(audio_bytes(seconds=2))
     said = on_a_terminal(folder, "run", "face.jpg", "longer.wav", "-o", "t.mp4", "--checkpoint", "model.pth")
     assert "looking for faces" in said
-    assert re.search(r"rendering .*\b50/50, \d+ frames/s", said), said
+    speeds = [int(speed) for speed in re.findall(r"rendering .*?\b50/50, (\d+) frames/s", said)]
+    assert speeds and max(speeds) < 1000, said
     assert "t.mp4: 50 frames" in said
 
 

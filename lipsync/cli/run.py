@@ -130,7 +130,10 @@ class ProgressBar:
 
 
 class _Frames(ProgressColumn):
+    """Frames, and how many a second since the start: fragments come many frames at once, between which rich's own speed
+    knows no time."""
+
     def render(self, task: Task) -> Text:
         total = "?" if task.total is None else f"{task.total:.0f}"
-        speed = "" if task.speed is None else f", {task.speed:.0f} frames/s"
+        speed = f", {task.completed / task.elapsed:.0f} frames/s" if task.elapsed else ""
         return Text(f"{task.completed:.0f}/{total}{speed}", no_wrap=True)
