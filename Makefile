@@ -22,7 +22,7 @@ load: $(STAMP)                ## put load on a running application: make load UR
 simulate: $(STAMP)            ## model 1 to 1,000 GPUs, and write docs/scaling.md, its JSON and its chart
 	$(BIN)/python -m cluster.simulate
 
-chaos: $(STAMP)               ## break a cluster of its own for 20 minutes, and write docs/benchmarks/chaos.json
+chaos: $(STAMP)               ## break a cluster of its own for half an hour, and write docs/benchmarks/chaos.json
 	$(BIN)/python -m cluster.chaos --json docs/benchmarks/chaos.json $(CHAOS)
 
 cluster-demo: $(STAMP)        ## three nodes on this machine, load, a Prometheus, the dashboard drawn: five minutes

@@ -13,7 +13,7 @@ import pytest
 from scripted_server import Scripted, Step, mp4, problem
 
 from cluster import chaos
-from cluster.breaking import FAULTS, Breakable, CannotBreak, Fault, breakable
+from cluster.breaking import FAULTS, REPLICA_KINDS, Breakable, CannotBreak, Fault, breakable
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = [pytest.mark.filterwarnings("ignore")]  # Ray's own, in this process
@@ -42,7 +42,7 @@ def slowly(step: Step) -> Step:
 def test_recovery_counts_until_it_is_replaced_and_a_later_request_is_answered() -> None:
     faults = [fault("quick", replaced_after_s=0.5), fault("late", replaced_after_s=1.5, bound_s=1.0)]
     with Scripted([slowly(mp4(b"right")) for _ in range(2000)]) as server:
-        result = chaos.break_all(scripted(server), faults, until_s=0)
+        result = chaos.break_all(scripted(server), faults)
     assert [one["fault"] for one in result["log"]] == ["quick", "late"]
     assert 0.5 <= result["log"][0]["replaced_s"] < 1.5 <= result["log"][1]["replaced_s"] < 3
     assert result["faults"]["quick"]["in_time"] == 1
@@ -55,7 +55,7 @@ def test_an_answer_of_other_bytes_and_a_refusal_are_told_apart_from_right_ones()
     right = [slowly(mp4(b"right")) for _ in range(2000)]
     steps = [*right[:8], mp4(b"wrong"), problem(422, "no_face"), *right]
     with Scripted(steps) as server:
-        result = chaos.break_all(scripted(server), [fault("quick", replaced_after_s=0.5)], until_s=0)
+        result = chaos.break_all(scripted(server), [fault("quick", replaced_after_s=0.5)])
     assert result["answered_wrong"] == 1
     assert result["refused"] == {"no_face": 1}
     assert result["answered_right"] == result["requests"] - 2
@@ -67,14 +67,27 @@ def test_what_a_machine_does_not_allow_is_said_and_the_rest_goes_on() -> None:
 
     faults = [Fault("impossible", refuse, 1.0), fault("quick", replaced_after_s=0)]
     with Scripted([slowly(mp4(b"right")) for _ in range(2000)]) as server:
-        result = chaos.break_all(scripted(server), faults, until_s=0)
+        result = chaos.break_all(scripted(server), faults)
     assert result["skipped"] == {"impossible": "not here"}
     assert list(result["faults"]) == ["quick"]
 
 
 def test_nothing_is_broken_where_calm_answers_already_differ() -> None:
     with Scripted([mp4(b"one"), mp4(b"other")]) as server, pytest.raises(RuntimeError, match="differ"):
-        chaos.break_all(scripted(server), [fault("quick", replaced_after_s=0)], until_s=0)
+        chaos.break_all(scripted(server), [fault("quick", replaced_after_s=0)])
+
+
+def test_replicas_are_killed_in_every_round_and_all_else_in_every_fourth() -> None:
+    times = Counter(one.name for one in chaos.in_rounds(list(FAULTS.values()), 20))
+    assert times == {name: 20 if name in REPLICA_KINDS else 5 for name in FAULTS}
+    assert [one.name for one in chaos.in_rounds(list(FAULTS.values()), 1)] == list(FAULTS)
+
+
+def test_nothing_more_is_broken_when_its_time_is_up() -> None:
+    with Scripted([slowly(mp4(b"right")) for _ in range(2000)]) as server:
+        ends_s = time.monotonic() + 1.5
+        result = chaos.break_all(scripted(server), [fault("quick", replaced_after_s=1)] * 9, until_s=ends_s)
+    assert 1 <= len(result["log"]) <= 3
 
 
 def test_the_committed_log_adds_up_and_no_answer_in_it_is_wrong() -> None:
@@ -97,7 +110,7 @@ def target() -> Iterator[Breakable]:
 @pytest.mark.serial
 @pytest.mark.timeout(900)
 def test_one_fault_of_each_kind_under_load_and_every_answer_is_right(target: Breakable) -> None:
-    result = chaos.break_all(target, list(FAULTS.values()), until_s=0)
+    result = chaos.break_all(target, list(FAULTS.values()))
     assert result["requests"] == result["answered_right"] > len(FAULTS), result
     assert result["hung"] == 0
     assert set(result["faults"]) | set(result["skipped"]) == set(FAULTS)
