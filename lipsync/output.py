@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager
 from functools import partial
@@ -16,6 +16,10 @@ from lipsync.flow import call
 from lipsync.media.mp4 import FragmentJoiner, write_progressive
 
 
+def _take_any(count: int) -> None:
+    pass
+
+
 async def stream_bytes(fragments: AsyncGenerator[Fragment, None]) -> AsyncGenerator[bytes, None]:
     """A fragmented mp4 as it is made: the first bytes come with the first segment. Closing it closes ``fragments``."""
     joiner = FragmentJoiner()
@@ -24,13 +28,20 @@ async def stream_bytes(fragments: AsyncGenerator[Fragment, None]) -> AsyncGenera
             yield joiner.feed(fragment.data)
 
 
-async def write_file(fragments: AsyncGenerator[Fragment, None], output_path: str | os.PathLike[str]) -> None:
+async def write_file(
+    fragments: AsyncGenerator[Fragment, None],
+    output_path: str | os.PathLike[str],
+    *,
+    book: Callable[[int], None] = _take_any,
+) -> None:
     """A progressive mp4 with its index at the front, at ``output_path``, whole or not at all; closes ``fragments``.
 
-    Fragments are gathered in a temporary folder beside the output, which is removed in any case.
+    Fragments are gathered in a temporary folder beside the output, which is removed in any case. ``book`` is told how
+    many more bytes will lie there before they are written, fewer where negative, and refuses by raising.
     Raises OutputError where the place cannot be written.
     """
     target = Path(output_path)
+    booked = 0
     async with aclosing(stream_bytes(fragments)) as stream:
         if target.is_dir():
             raise OutputError(f"{target} is a folder. Give the name of a file to write.")
@@ -39,11 +50,15 @@ async def write_file(fragments: AsyncGenerator[Fragment, None], output_path: str
         with folder as place:
             spool = Path(place) / "fragments.mp4"
             async for data in stream:
+                # twice: remuxed, it lies there once more, and who has no room for that hears so before the work is done
+                book(2 * len(data))
+                booked += 2 * len(data)
                 with _writing(target), spool.open("ab") as file:
                     file.write(data)
             # a thread beside the event loop: remuxing a long result takes a second
             with _writing(target), ThreadPoolExecutor(1, thread_name_prefix="lipsync-output") as thread:
                 await call(thread, partial(write_progressive, spool, target))
+        book(target.stat().st_size - booked)
 
 
 @contextmanager

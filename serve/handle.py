@@ -6,6 +6,7 @@ video = connect().lipsync(face_bytes, voice_bytes, Options(crf=20))
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ from ray import serve
 
 from lipsync.core import Source
 from lipsync.media.source import Blob
-from lipsync.options import Limits, Options
+from lipsync.options import Options
 
 from .faults import cause_of
 
@@ -85,8 +86,9 @@ class _plain_errors:
 
 
 def _read(source: Source) -> bytes:
-    """Paths are the caller's own, and read here: the application opens none."""
-    with Blob.of(source, limit_bytes=Limits().video_bytes).open() as reader:
+    """Paths are the caller's own, and read here, whole: the application opens none. What is too much it says itself:
+    its limits are its own."""
+    with Blob.of(source, limit_bytes=sys.maxsize).open() as reader:
         return reader.read()
 
 

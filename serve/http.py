@@ -24,7 +24,7 @@ from lipsync import ending
 from lipsync.core import Fragment
 from lipsync.errors import InputTooLarge, MalformedRequest, Overloaded
 from lipsync.flow import Ahead
-from lipsync.output import stream_bytes, write_file
+from lipsync.output import stream_bytes
 from lipsync.pipeline import Report
 
 from . import problems
@@ -35,9 +35,8 @@ from .form import TEXTS, body_schema, options_of
 from .multipart import Form, most_bytes, receive
 from .requests import Desk, Request, timings
 from .settings import Settings
-from .spool import room_on_disk
+from .spool import blocks
 
-_BLOCK = 1 << 18
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _LENGTH = re.compile(r"[0-9]{1,18}")
 
@@ -112,18 +111,8 @@ class Http:
         return _Holding(body(), self._desk, answering.keep())
 
     async def _whole(self, answering: _Answering, request: Request, made: Ahead[Fragment]) -> Response:
-        path = request.folder.place / "result.mp4"
-        with room_on_disk():
-            await write_file(_iterated(made), path)
-        size = path.stat().st_size
-        request.folder.book(size)
-
-        async def body() -> AsyncIterator[bytes]:
-            with path.open("rb") as file:
-                while data := file.read(_BLOCK):
-                    yield data
-
-        return _Holding(body(), self._desk, answering.keep(), headers=_headers(request, size))
+        path = await self._desk.result(request, _iterated(made))
+        return _Holding(blocks(path), self._desk, answering.keep(), headers=_headers(request, path.stat().st_size))
 
     async def post_faces(self, http: HttpRequest) -> Response:
         """Where the face is, in every source frame: accepted back as the option `boxes`."""

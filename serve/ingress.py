@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing, closing
 from typing import Any
@@ -12,7 +13,7 @@ from fastapi import FastAPI
 from lipsync.core import Fragment
 from lipsync.media.source import Blob
 from lipsync.options import Options
-from lipsync.output import stream_bytes, write_file
+from lipsync.output import stream_bytes
 
 from .auth import Keys
 from .http import Http
@@ -20,6 +21,8 @@ from .metrics import RayMeters
 from .requests import Desk, Request
 from .settings import Settings
 from .stages import Handles
+
+_BLOCK = 1 << 20
 
 
 class Ingress:
@@ -39,8 +42,10 @@ class Ingress:
         return self._http.api()
 
     def check_health(self) -> None:
-        """Ray calls this now and then: its exporter forgets a gauge that it has not heard of for twenty seconds."""
+        """Ray calls this now and then: its exporter forgets a gauge that it has not heard of for twenty seconds; and
+        the time to remove what is old."""
         self._desk.refresh()
+        self._desk.sweep()
 
     async def _models(self) -> list[dict[str, Any]]:
         return [await self._generator.describe.remote()]
@@ -49,9 +54,8 @@ class Ingress:
         """The bytes of an mp4. Raises the library's errors."""
         async with AsyncExitStack() as stack:
             request, fragments = await self._called(stack, face, audio, options, soon=False)
-            path = request.folder.place / "result.mp4"
-            await write_file(fragments, path)
-            return path.read_bytes()
+            path = await self._desk.result(request, fragments)
+            return await asyncio.to_thread(path.read_bytes)
 
     async def stream(
         self, face: bytes, audio: bytes, options: dict[str, Any] | None = None
@@ -67,19 +71,22 @@ class Ingress:
         """Boxes as JSON. Raises the library's errors."""
         async with AsyncExitStack() as stack:
             request = await self._desk.enter(stack, request_id=uuid4().hex, key="")
-            blob = self._spooled(request, "face", face)
+            blob = await self._spooled(request, "face", face)
             return await self._desk.boxes(request, face=blob, options=Options.from_mapping(options or {}))
 
     async def _called(
         self, stack: AsyncExitStack, face: bytes, audio: bytes, options: dict[str, Any] | None, *, soon: bool
     ) -> tuple[Request, AsyncGenerator[Fragment, None]]:
         request = await self._desk.enter(stack, request_id=uuid4().hex, key="")
-        blobs = {name: self._spooled(request, name, data) for name, data in (("face", face), ("audio", audio))}
+        spooled, heard = await self._spooled(request, "face", face), await self._spooled(request, "audio", audio)
         chosen = Options.from_mapping(options or {})
-        fragments = self._desk.fragments(request, face=blobs["face"], voice=blobs["audio"], options=chosen, soon=soon)
-        return request, fragments
+        return request, self._desk.fragments(request, face=spooled, voice=heard, options=chosen, soon=soon)
 
-    def _spooled(self, request: Request, name: str, data: bytes) -> Blob:
-        with closing(request.folder.file(name, limit_bytes=self._settings.limits.video_bytes)) as file:
-            file.write(data)
+    async def _spooled(self, request: Request, name: str, data: bytes) -> Blob:
+        limits = self._settings.limits
+        largest = max(limits.video_bytes, limits.image_bytes, limits.audio_bytes)
+        with closing(request.folder.file(name, limit_bytes=largest)) as file:
+            for start in range(0, len(data), _BLOCK):
+                file.write(data[start : start + _BLOCK])
+                await asyncio.sleep(0)  # hashing 200 MB takes a second: others have their turn
             return file.blob()

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import AsyncExitStack, ExitStack, aclosing
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -17,6 +18,7 @@ from lipsync.errors import DeadlineExceeded, LipsyncError, ResultTooLarge
 from lipsync.media.source import Blob
 from lipsync.metrics import REJECTED, REQUESTS_WAITING, Meters, RequestMeter
 from lipsync.options import Options
+from lipsync.output import write_file
 from lipsync.pipeline import Job, Report
 from lipsync.plan import Tuning
 
@@ -25,7 +27,7 @@ from .gate import Gate, Pass
 from .logs import log_request
 from .problems import reason_of, told
 from .settings import Settings
-from .spool import Spool, SpoolFolder
+from .spool import Spool, SpoolFolder, room_on_disk
 from .stages import Handles, RequestStages
 
 log = logging.getLogger("ray.serve")
@@ -73,6 +75,10 @@ class Desk:
         self._meter.refresh()
         self._meters.set(REQUESTS_WAITING, self._waiting)
 
+    def sweep(self) -> None:
+        """Remove what a process that died left in the spool, also where no request comes."""
+        self._spool.sweep()
+
     def stages(self, request: Request, face: Blob, voice: Blob | None) -> RequestStages:
         return RequestStages(
             self._handles,
@@ -107,6 +113,14 @@ class Desk:
             {"request_id": request.id, "frames": request.report.frame_count, "puts": stages.puts}
             | {f"{name}_ms": round(spent_s * 1000, 1) for name, spent_s in timings(request.report).items()}
         )
+
+    async def result(self, request: Request, fragments: AsyncGenerator[Fragment, None]) -> Path:
+        """The whole mp4, as a file that goes when the request does; booked in the spool as it is written. Raises what
+        ``fragments`` raises, and Overloaded where there is no room for it."""
+        path = request.folder.place / "result.mp4"
+        with room_on_disk():
+            await write_file(fragments, path, book=request.folder.book)
+        return path
 
     def _tuning(self) -> Tuning:
         """As set, with a window that shrinks down to two as requests become many: who comes then finds few segments of
