@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import wave
 from pathlib import Path
 
@@ -37,6 +38,12 @@ def noise_clip(width: int, height: int, *, frames: int) -> bytes:
             output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
     return buffer.getvalue()
+
+
+def padded_wav(wav: bytes, count: int) -> bytes:
+    """The same sound with ``count`` bytes more, in a chunk that readers skip."""
+    more = b"JUNK" + struct.pack("<I", count) + bytes(count)
+    return b"RIFF" + struct.pack("<I", len(wav) - 8 + len(more)) + b"WAVE" + more + wav[12:]
 
 
 def cut_wav(path: Path, *, seconds: float) -> bytes:

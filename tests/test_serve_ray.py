@@ -22,7 +22,7 @@ import pytest
 import torch
 
 from benchmarks.serving_cluster import Running, configuration, free_port, running
-from benchmarks.serving_media import ASSETS, cut_wav, noise_png, scaled_jpeg
+from benchmarks.serving_media import ASSETS, cut_wav, noise_png, padded_wav, scaled_jpeg
 from lipsync.client import Client, Retries
 from lipsync.errors import InputCrashedWorker, LipsyncError, NoFace
 from lipsync.metrics import METRICS
@@ -41,6 +41,8 @@ FACE = scaled_jpeg(ASSETS / "face.jpg", width=640)
 VOICE = cut_wav(ASSETS / "voice.wav", seconds=2.0)
 LONG_VOICE = (ASSETS / "voice.wav").read_bytes()
 POISON = scaled_jpeg(ASSETS / "face_two.jpg", width=640)
+MORE_THAN_A_CALL = 5 << 20
+"""A call by value carries four megabytes at most in the throughput-optimised transport."""
 STAND_IN = {"num_gpus": 1, "poison": hashlib.sha256(POISON).hexdigest()}
 
 
@@ -135,6 +137,18 @@ def test_the_same_comes_through_the_client_the_stream_and_the_handle(
     assert b"".join(handle.stream(FACE, VOICE)) == streamed
     assert '"boxes":[[' in handle.faces(FACE).replace(" ", "")
     assert boxes
+
+
+def test_inputs_over_four_megabytes_go_through_the_handle(
+    app: Running, one_process: LipsyncService, expected: bytes
+) -> None:
+    from serve.handle import connect
+
+    face, voice = FACE + bytes(MORE_THAN_A_CALL), padded_wav(VOICE, MORE_THAN_A_CALL)
+    handle = connect()
+    assert handle.lipsync(face, voice) == expected
+    assert b"".join(handle.stream(face, voice)) == b"".join(one_process.stream(FACE, VOICE))
+    assert handle.faces(face) == handle.faces(FACE)
 
 
 def test_errors_keep_their_type_on_every_way_in(app: Running) -> None:
