@@ -1,4 +1,4 @@
-"""A small store of finished results, bounded in entries and in age, the least recently used thrown out first."""
+"""A small store of finished results, bounded in entries, bytes and age, the least recently used thrown out first."""
 
 from __future__ import annotations
 
@@ -7,35 +7,55 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 V = TypeVar("V")
 
 
-class LruCache(Generic[V]):
-    """Thread-safe; ``capacity`` 0 keeps nothing. What nobody asked for in ``ttl_s`` is thrown out at the next call."""
+@dataclass(slots=True)
+class _Entry(Generic[V]):
+    value: V
+    byte_count: int
+    used_s: float
 
-    def __init__(self, capacity: int, *, ttl_s: float = math.inf, clock: Callable[[], float] = time.monotonic) -> None:
-        self._capacity, self._ttl_s, self._clock = capacity, ttl_s, clock
-        self._entries: OrderedDict[Hashable, tuple[float, V]] = OrderedDict()  # the longest unused first
+
+class LruCache(Generic[V]):
+    """Thread-safe; ``capacity`` 0 keeps nothing. What nobody asked for in ``ttl_s`` is thrown out at the next call;
+    an entry of more than ``capacity_bytes``, by what ``put`` says of it, at once."""
+
+    def __init__(
+        self,
+        capacity: int,
+        *,
+        capacity_bytes: float = math.inf,
+        ttl_s: float = math.inf,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._capacity, self._capacity_bytes, self._ttl_s, self._clock = capacity, capacity_bytes, ttl_s, clock
+        self._entries: OrderedDict[Hashable, _Entry[V]] = OrderedDict()  # the longest unused first
+        self.byte_count = 0
         self._lock = threading.Lock()
 
     def get(self, key: Hashable) -> V | None:
         with self._lock:
             self._expire()
-            known = self._entries.pop(key, None)
+            known = self._entries.get(key)
             if known is None:
                 return None
-            self._entries[key] = (self._clock(), known[1])
-            return known[1]
+            self._entries.move_to_end(key)
+            known.used_s = self._clock()
+            return known.value
 
-    def put(self, key: Hashable, value: V) -> None:
+    def put(self, key: Hashable, value: V, *, byte_count: int = 0) -> None:
         with self._lock:
             self._expire()
-            self._entries.pop(key, None)
-            self._entries[key] = (self._clock(), value)
-            while len(self._entries) > self._capacity:
-                self._entries.popitem(last=False)
+            if key in self._entries:
+                self.byte_count -= self._entries.pop(key).byte_count
+            self._entries[key] = _Entry(value, byte_count, self._clock())
+            self.byte_count += byte_count
+            while len(self._entries) > self._capacity or self.byte_count > self._capacity_bytes:
+                self._drop()
 
     def expire(self) -> None:
         """Throw out what is too old now: for whoever is called now and then anyway."""
@@ -44,8 +64,12 @@ class LruCache(Generic[V]):
 
     def _expire(self) -> None:
         oldest = self._clock() - self._ttl_s
-        while self._entries and next(iter(self._entries.values()))[0] < oldest:
-            self._entries.popitem(last=False)
+        while self._entries and next(iter(self._entries.values())).used_s < oldest:
+            self._drop()
+
+    def _drop(self) -> None:
+        _, dropped = self._entries.popitem(last=False)
+        self.byte_count -= dropped.byte_count
 
     def __len__(self) -> int:
         return len(self._entries)

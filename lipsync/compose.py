@@ -8,6 +8,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
+from lipsync.cache import LruCache
 from lipsync.core import F32, U8
 from lipsync.media.picture import Picture
 from lipsync.options import Options
@@ -63,9 +64,20 @@ class Overwritten(Picture):
         return frame[top:bottom, left:right]
 
 
-@lru_cache(maxsize=256)
+_MASKS: LruCache[F32] = LruCache(256, capacity_bytes=32_000_000, ttl_s=900.0)
+"""In bytes, since a moving face has a size of its own in every frame, and one that fills a 4K frame 20 MB."""
+
+
 def feather_mask(width: int, height: int) -> F32:
     """(height, width) float32 in 0..1: how much of the patch shows. Full over the lower half, fading to the borders."""
+    mask = _MASKS.get((width, height))
+    if mask is None:
+        mask = _feather_mask(width, height)
+        _MASKS.put((width, height), mask, byte_count=mask.nbytes)
+    return mask
+
+
+def _feather_mask(width: int, height: int) -> F32:
     across = np.minimum(_ramp(width, 0.0, 0.14), _ramp(width, 0.0, 0.14)[::-1])
     # WHY: eyes lie at 0.28 to 0.42 of a detected and padded box, and a patch of 96 pixels would blur them
     down = np.minimum(_ramp(height, 0.40, 0.50), _ramp(height, 0.0, 0.09)[::-1])

@@ -16,6 +16,7 @@ import numpy as np
 from lipsync.batcher import FrameBatcher
 from lipsync.batcher.settings import BatchReport
 from lipsync.checkpoints import load_generator
+from lipsync.compile_cache import usual_compile_cache
 from lipsync.core import F32, Fragment, Source
 from lipsync.detection import NO_VOICE, detector_from_files
 from lipsync.engine import Engine
@@ -35,7 +36,7 @@ from lipsync.plan import Tuning
 from lipsync.sink import FrameSink, Tee
 from lipsync.voice.mel import warm_up as warm_up_mel
 from lipsync.voice.voice import Waveform
-from lipsync.weights import cache_dir, default_checkpoint
+from lipsync.weights import default_checkpoint
 
 
 class Stats(TypedDict):
@@ -101,7 +102,7 @@ class LipsyncService:
             precision=_precision(device, amp_dtype=amp_dtype, use_fp16=use_fp16, exact=exact),
             batch_size=wav2lip_batch_size,
             compile="auto" if use_compile else False,
-            compile_cache=compile_cache or _usual_compile_cache(),
+            compile_cache=compile_cache or usual_compile_cache(),
             memory_fraction=memory_fraction,
             exact=exact,
         )
@@ -269,13 +270,6 @@ class LipsyncService:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _usual_compile_cache() -> Path | None:
-    """In the user's cache folder; None, which leaves the choice to torch, where nothing can be written there."""
-    folder = cache_dir().parent / "compiled"
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    return folder if os.access(there, os.W_OK) else None
 
 
 def _load(checkpoint: str | os.PathLike[str] | Wav2Lip | None, *, trust_torchscript: bool) -> tuple[Wav2Lip, str]:

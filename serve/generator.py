@@ -11,6 +11,7 @@ from typing import Any
 
 from lipsync.batcher import BatchReport, FrameBatcher
 from lipsync.checkpoints import load_generator
+from lipsync.compile_cache import usual_compile_cache
 from lipsync.core import F32, I32, U8, Claim
 from lipsync.engine import Engine
 from lipsync.errors import CheckpointNotFound, EngineError
@@ -50,7 +51,9 @@ class Generator:
             precision="fp32" if device == "cpu" else chosen.precision,
             batch_size=chosen.batch_size,
             compile="auto" if chosen.compile else False,
-            compile_cache=chosen.compile_cache,
+            compile_cache=chosen.compile_cache or usual_compile_cache(),
+            compile_cache_bytes=chosen.compile_cache_bytes,
+            compile_cache_ttl_s=chosen.compile_cache_ttl_s,
             memory_fraction=chosen.gpus if device == "cuda" and chosen.gpus < 1 else None,
             exact=chosen.exact,
             threads=chosen.threads,

@@ -53,7 +53,7 @@ class Preprocessor:
             cache_entries=worker.cache_entries,
             cache_ttl_s=worker.cache_ttl_s,
         )
-        self._stills = Stills(entries=worker.cache_entries, ttl_s=worker.cache_ttl_s)
+        self._stills = Stills(worker)
         self._solitude = Solitude()
         warm_up_mel()
         self._stages.load_detector("auto")

@@ -37,7 +37,7 @@ class Renderer:
             cache_entries=0,
         )
         self._solitude = Solitude()
-        self._stills = Stills(entries=worker.cache_entries, ttl_s=worker.cache_ttl_s)
+        self._stills = Stills(worker)
 
     async def render(
         self, ref: JobRef, header: FaceHeader, run: Sequence[SegmentTask], fps: Fraction, *, alone: bool

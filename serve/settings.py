@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lipsync.batcher import BatcherSettings
+from lipsync.compile_cache import MOST_BYTES, TTL_S
 from lipsync.options import Limits
 from lipsync.plan import Tuning
 
@@ -46,8 +47,14 @@ class GeneratorSettings(_Strict):
     batch_size: int | None = Field(None, ge=1, description="frames of a full batch; none: 512 on CUDA, 8 on a CPU")
     compile: bool = Field(True, description="torch.compile(max-autotune), on CUDA only")
     compile_cache: str | None = Field(
-        None, description="folder on every node for what was compiled, so that a second start takes seconds"
+        None,
+        description="folder on every node for what was compiled, so that a second start takes seconds; none: "
+        "`lipsync/compiled` in the user's cache folder",
     )
+    compile_cache_bytes: int = Field(
+        MOST_BYTES, ge=1, description="most bytes left there when a replica starts; the longest unused goes first"
+    )
+    compile_cache_ttl_s: float = Field(TTL_S, gt=0, description="what nobody used for so long goes too")
     exact: bool = Field(False, description="the plain network, for comparison with the reference")
     threads: int | None = Field(None, ge=1, description="torch's CPU threads; none: as many as the replica's num_cpus")
     stuck_after_s: float = Field(120.0, gt=0, description="a batch that takes longer makes the replica unhealthy")
@@ -58,7 +65,8 @@ class WorkerSettings(_Strict):
 
     threads: int = Field(2, ge=1, description="threads for media work in one replica")
     cache_entries: int = Field(64, ge=0, description="results remembered by content: indexes, detections, open faces")
-    cache_ttl_s: float = Field(900.0, gt=0, description="and for how long")
+    cache_bytes: int = Field(256_000_000, ge=0, description="the pictures of still faces among them, decoded")
+    cache_ttl_s: float = Field(900.0, gt=0, description="for how long after their last use")
 
 
 class SpoolSettings(_Strict):

@@ -7,6 +7,8 @@ reference: pickled by any other way, Ray keeps what they name for as long as the
 from __future__ import annotations
 
 import hashlib
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +23,8 @@ from lipsync.media.source import Blob
 from lipsync.options import Limits, Options
 from lipsync.pipeline import Job
 from lipsync.render import FaceInput
+
+from .settings import WorkerSettings
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,10 +97,13 @@ class FaceHeader:
 
 
 class Stills:
-    """The decoded pictures of still faces that a replica has at hand, so that one is decoded once for all segments."""
+    """The decoded pictures of still faces that a replica has at hand, so that one is decoded once for all segments.
+    One that is thrown out lives as long as the segments that use it."""
 
-    def __init__(self, *, entries: int, ttl_s: float) -> None:
-        self._cells: LruCache[StillCell] = LruCache(entries, ttl_s=ttl_s)
+    def __init__(self, settings: WorkerSettings, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._cells: LruCache[StillCell] = LruCache(
+            settings.cache_entries, capacity_bytes=settings.cache_bytes, ttl_s=settings.cache_ttl_s, clock=clock
+        )
 
     def open(self, job: Job, header: FaceHeader) -> FaceInput:
         """The job's face input, its bytes and its picture in place."""
@@ -105,7 +112,7 @@ class Stills:
         if cell is None:
             cell = StillCell()
             if header.info.kind == "image":
-                self._cells.put(key, cell)
+                self._cells.put(key, cell, byte_count=header.width * header.height * 3 // 2)
         return FaceInput(job.face, header.info, header.index, header.geometry, header.width, header.height, still=cell)
 
     def expire(self) -> None:

@@ -270,6 +270,17 @@ def test_security_every_volume_that_is_written_to_is_bounded() -> None:
         assert {"/tmp", "/cache", "/dev/shm"} <= mounted
 
 
+def test_what_is_compiled_fits_where_it_is_kept() -> None:
+    args = read("cluster/serve_config.yaml")["applications"][0]["args"]
+    most_bytes = Settings.model_validate(args).generator.compile_cache_bytes
+    (volume,) = (volume for volume in pods()["gpu"]["volumes"] if volume["name"] == "cache")
+    places = [volume["emptyDir"]["sizeLimit"].removesuffix("i").lower()]
+    places += re.findall(r"/cache:\S*exec\S*size=(\d+g)", (CLUSTER / "compose.yaml").read_text())
+    places += re.findall(r"/cache:\S*exec\S*size=(\d+g)", (CLUSTER / "ray-cluster.yaml").read_text())
+    assert len(places) == 3
+    assert most_bytes < min(int(place.removesuffix("g")) for place in places) * 2**30, places
+
+
 def test_security_keys_are_mounted_where_ingress_runs_and_no_media_is_opened() -> None:
     holders = {
         name for name, spec in pods().items() if "lipsync-api-keys" in set(_named_secrets(spec.get("volumes", [])))

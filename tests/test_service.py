@@ -292,13 +292,13 @@ def test_the_switches_of_the_original_choose_the_number_format(on, asked, comput
 
 
 def test_what_was_compiled_is_kept_in_the_users_cache_if_that_can_be_written(tmp_path, monkeypatch):
-    from lipsync.service import _usual_compile_cache
+    from lipsync.compile_cache import usual_compile_cache
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    assert _usual_compile_cache() == tmp_path / "cache" / "lipsync" / "compiled"
+    assert usual_compile_cache() == tmp_path / "cache" / "lipsync" / "compiled"
     assert list(tmp_path.iterdir()) == [], "nothing is made before it is needed"
     monkeypatch.setattr("os.access", lambda *_: False)  # as root every folder can be written
-    assert _usual_compile_cache() is None
+    assert usual_compile_cache() is None
 
 
 def test_a_cpu_service_is_ready_without_a_pass_and_a_cuda_one_after_all_of_them(monkeypatch):

@@ -12,6 +12,7 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 
+from lipsync.compile_cache import MOST_BYTES, TTL_S, keep_compiled
 from lipsync.core import F32, I32, U8
 from lipsync.engine.batches import Batches
 from lipsync.engine.buckets import choose_buckets
@@ -26,7 +27,7 @@ from lipsync.engine.device import (
 )
 from lipsync.engine.frames import SILENCE, Frames, check_frames
 from lipsync.engine.info import PLAIN, EngineCounts, EngineInfo, Tally, Techniques
-from lipsync.engine.network import Network, keep_compiled
+from lipsync.engine.network import Network
 from lipsync.engine.runner import CpuRunner, Runner
 from lipsync.errors import InvalidOption, NonFiniteOutput
 from lipsync.model.wav2lip import FACE_SIDE, MEL_BANDS, MEL_WINDOW, Wav2Lip
@@ -43,7 +44,8 @@ class Engine:
     ``precision`` auto is fp16 on CUDA and fp32 on a CPU. ``batch_size`` None is 512 on CUDA and 8 on a CPU. Batches
     are padded to the next of ``buckets``, and a frame drawn at the same bucket comes out the same, bit for bit,
     whatever else is in the batch. ``compile`` auto compiles on CUDA only; what was compiled is kept in the folder
-    ``compile_cache`` (None: where torch keeps it) for the next start. ``exact`` runs the network as published, without
+    ``compile_cache`` (None: where torch keeps it) for the next start, at most ``compile_cache_bytes`` that were used
+    within ``compile_cache_ttl_s`` when the engine starts. ``exact`` runs the network as published, without
     folding, channels_last, TF32 or kernel search; ``techniques`` leaves single ones out. ``memory_fraction`` bounds
     this process's share of a CUDA device's memory, so that several processes can use one device. ``threads`` sets
     torch's CPU threads for the whole process. Raises DeviceUnavailable, DeviceOutOfMemory and InvalidOption.
@@ -59,6 +61,8 @@ class Engine:
         buckets: Sequence[int] | None = None,
         compile: bool | Literal["auto"] = False,
         compile_cache: str | os.PathLike[str] | None = None,
+        compile_cache_bytes: int = MOST_BYTES,
+        compile_cache_ttl_s: float = TTL_S,
         exact: bool = False,
         techniques: Techniques | None = None,
         float32_matmul_precision: MatmulPrecision = "high",
@@ -78,7 +82,7 @@ class Engine:
         if memory_fraction is not None:
             limit_memory(self._device, memory_fraction)
         if compiled and compile_cache is not None:
-            keep_compiled(compile_cache)
+            keep_compiled(compile_cache, most_bytes=compile_cache_bytes, ttl_s=compile_cache_ttl_s)
         chosen_techniques = PLAIN if exact else techniques or Techniques()
         self._info = EngineInfo(
             device=str(self._device),

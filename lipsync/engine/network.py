@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import os
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +12,6 @@ from lipsync.engine.device import DTYPES
 from lipsync.engine.info import Techniques
 from lipsync.engine.runner import Run
 from lipsync.engine.step import Step
-from lipsync.errors import InvalidOption
 from lipsync.model.folding import fold
 from lipsync.model.wav2lip import Wav2Lip
 from lipsync.options import Precision
@@ -56,21 +53,6 @@ def for_many_shapes() -> AbstractContextManager[None]:
     """Inside, torch compiles one network for as many shapes as there are buckets; else it stops at eight in silence."""
     patched: AbstractContextManager[None] = torch._dynamo.config.patch(recompile_limit=_SHAPES)
     return patched
-
-
-def keep_compiled(folder: str | os.PathLike[str]) -> None:
-    """What torch compiles and tunes goes into this folder from now on, in the whole process, and is found there.
-
-    Raises InvalidOption where it cannot be written.
-    """
-    path = Path(folder).expanduser().absolute()
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InvalidOption(f"compile_cache {path} cannot be written: {error.strerror or error}.") from error
-    # torch has no other door to these than the environment, and reads it whenever it compiles
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(path)
-    os.environ["TRITON_CACHE_DIR"] = str(path / "triton")
 
 
 def is_compile_failure(error: BaseException) -> bool:
