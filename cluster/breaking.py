@@ -23,6 +23,8 @@ REPLICA_KINDS = (*REPLICAS, *ALONE)
 """Kinds of replica; an Ingress takes its requests with it, and the client's own retry has to succeed."""
 SPOOL_BYTES = 8_000_000
 START_WITHIN_S = 480.0
+LOOKS = {"RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2"}
+"""As the Makefile and the manifests have it."""
 
 
 class CannotBreak(Exception):
@@ -137,6 +139,7 @@ def breakable() -> Iterator[Breakable]:
     with _redis() as redis, _spool() as (spool, is_small):
         if redis is not None:
             os.environ["RAY_REDIS_ADDRESS"] = redis
+        os.environ |= LOOKS
         try:
             config = configuration(
                 replicas=REPLICAS,
@@ -147,7 +150,8 @@ def breakable() -> Iterator[Breakable]:
             with running(config, workers=2, within_s=START_WITHIN_S) as app:
                 yield Breakable(app, spool, is_small, redis is not None)
         finally:
-            os.environ.pop("RAY_REDIS_ADDRESS", None)
+            for name in ("RAY_REDIS_ADDRESS", *LOOKS):
+                os.environ.pop(name, None)
 
 
 @contextmanager

@@ -74,7 +74,11 @@ class SpoolSettings(_Strict):
 
     folder: str | None = Field(None, description="none: a folder of its own under the system's temporary one")
     bytes: int = Field(20_000_000_000, ge=1, description="most bytes there at once, for each Ingress replica")
-    ttl_s: float = Field(3600.0, gt=0, description="what a dead process left behind is removed after this long")
+    ttl_s: float = Field(
+        3600.0,
+        gt=0,
+        description="what a dead process left goes after this long where the file system knows no locks, else at once",
+    )
 
 
 class BatchingSettings(_Strict):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import hashlib
 import os
 import shutil
@@ -11,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from lipsync.errors import InputTooLarge, Overloaded
@@ -26,7 +27,8 @@ _BLOCK = 1 << 18
 class Spool:
     """One for each process. A request gets a folder of its own, which goes when the request does.
 
-    What a process that died left behind is removed, by the next one that looks, once it is ``ttl_s`` old.
+    A folder is locked while its request runs. What a process that died left behind is therefore free, and removed by
+    the next one that looks; where the file system knows no locks, once it is ``ttl_s`` old.
     Raises ValueError where the system's temporary folder holds one by the same name of another user's.
     """
 
@@ -43,14 +45,16 @@ class Spool:
     def folder(self) -> Iterator[SpoolFolder]:
         """A request's place. Removed with all that is in it. Raises Overloaded where the disk is full."""
         self.sweep()
-        with room_on_disk():
-            place = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=self._root))
-        folder = SpoolFolder(self, place)
-        try:
-            yield folder
-        finally:
-            self.give_back(folder.byte_count)
-            shutil.rmtree(place, ignore_errors=True)
+        with ExitStack() as held:
+            with room_on_disk(), _lock(self._root):  # so that nobody finds the folder before it is locked
+                place = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=self._root))
+                held.enter_context(_lock(place))
+            folder = SpoolFolder(self, place)
+            try:
+                yield folder
+            finally:
+                self.give_back(folder.byte_count)
+                shutil.rmtree(place, ignore_errors=True)
 
     def take(self, count: int) -> None:
         """Book ``count`` bytes more. Raises Overloaded where the spool is full."""
@@ -64,12 +68,14 @@ class Spool:
             self.byte_count -= count
 
     def sweep(self) -> None:
-        """Remove folders that nobody has written to for so long that their process must be gone."""
+        """Remove the folders of processes that are gone."""
         oldest_s = time.time() - self._settings.ttl_s
-        for folder in self._root.glob(_PREFIX + "*"):
+        with _lock(self._root):
+            places = list(self._root.glob(_PREFIX + "*"))
+        for place in places:
             try:
-                if folder.stat().st_mtime < oldest_s:
-                    shutil.rmtree(folder, ignore_errors=True)
+                if _is_free(place) or place.stat().st_mtime < oldest_s:
+                    shutil.rmtree(place, ignore_errors=True)
             except FileNotFoundError:
                 continue  # another process was quicker
 
@@ -121,6 +127,30 @@ class SpoolFile:
         """What was received. Raises UnreadableMedia where that is nothing."""
         self.close()
         return Blob.of(self._path, limit_bytes=self._limit_bytes).with_hash(self._digest.hexdigest())
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Held until left, or until the process ends in whatever way. Not held where the file system knows no locks."""
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(opened)
+
+
+def _is_free(folder: Path) -> bool:
+    """Whether no process holds its lock. Raises FileNotFoundError."""
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except OSError:  # held, or the file system knows no locks
+        return False
+    finally:
+        os.close(opened)
 
 
 async def blocks(path: Path) -> AsyncIterator[bytes]:

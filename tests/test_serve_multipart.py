@@ -4,6 +4,8 @@ import asyncio
 import errno
 import hashlib
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from contextlib import closing, suppress
@@ -342,7 +344,37 @@ def test_a_caller_who_stops_sending_is_cancelled_and_leaves_nothing(spool):
     assert_empty(spool)
 
 
-def test_the_sweep_removes_what_is_old_and_nothing_else(tmp_path):
+HOLDER = """
+import sys
+from serve.settings import SpoolSettings
+from serve.spool import Spool
+with Spool(SpoolSettings(folder=sys.argv[1])).folder() as folder:
+    (folder.place / "face").write_bytes(b"x")
+    print(folder.place.name, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_a_killed_process_left_is_removed_at_once_and_what_a_living_one_has_is_not(tmp_path):
+    root = tmp_path / "spool"
+    spool = Spool(SpoolSettings(folder=str(root)))
+    command = [sys.executable, "-c", HOLDER, str(root)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        theirs = other.stdout.readline().strip()
+        with spool.folder() as ours:
+            spool.sweep()
+            assert {path.name for path in root.iterdir()} == {theirs, ours.place.name}
+            other.kill()
+            other.wait()
+            spool.sweep()
+            assert [path.name for path in root.iterdir()] == [ours.place.name]
+
+
+def test_where_the_file_system_knows_no_locks_the_sweep_goes_by_age(tmp_path, monkeypatch):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("serve.spool.fcntl.flock", no_locks)
     root = tmp_path / "spool"
     spool = Spool(SpoolSettings(folder=str(root), ttl_s=100))
     for name, age_s in (("request-old", 101), ("request-young", 50), ("another-old", 500)):
