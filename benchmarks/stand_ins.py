@@ -154,6 +154,7 @@ class StandInRenderer(Renderer):
         self._leaks = settings.stand_in.leaks
         self._leaked: list[Any] = []
         self._segments = self._under_way = 0
+        self._left_s = 0.0
 
     async def render(
         self, ref: JobRef, header: FaceHeader, run: Sequence[SegmentTask], fps: Fraction, *, alone: bool
@@ -170,6 +171,7 @@ class StandInRenderer(Renderer):
                     yield item
         finally:
             self._under_way -= 1
+            self._left_s = time.time()
 
     def _leak(self) -> None:
         waiting = threading.Thread(target=threading.Event().wait, daemon=True)
@@ -177,7 +179,7 @@ class StandInRenderer(Renderer):
         self._leaked.append((bytearray(os.urandom(1_000_000)), tempfile.mkstemp(), waiting))
 
     async def stats(self) -> dict[str, Any]:
-        return {"segments": self._segments, "under_way": self._under_way}
+        return {"segments": self._segments, "under_way": self._under_way, "left_s": self._left_s}
 
 
 def build(settings: StandInSettings) -> Application:
