@@ -5,10 +5,12 @@ An answer's header X-Request-Id is set by Ray Serve, from the request's own or a
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -86,15 +88,17 @@ class Http:
                 options=options_of(form.texts),
                 soon=stream,
             )
-            # a task of its own: a caller that goes away cancels the answer, not the tidying up
-            made = Ahead(fragments, ahead=1)
-            answering.stack.push_async_callback(made.aclose)
-            if stream:
-                return await self._streamed(answering, request, made)
-            return await self._whole(answering, request, made)
+            answer = self._streamed if stream else self._whole
+            return await answer(answering, request, fragments)
         return answering.response
 
-    async def _streamed(self, answering: _Answering, request: Request, made: Ahead[Fragment]) -> Response:
+    # Both have the work done by a task of its own: a caller that goes away cancels the answer, not the tidying up
+
+    async def _streamed(
+        self, answering: _Answering, request: Request, fragments: AsyncGenerator[Fragment, None]
+    ) -> Response:
+        made = Ahead(fragments, ahead=1)
+        answering.stack.push_async_callback(made.aclose)
         data = stream_bytes(_iterated(made))
         first = await anext(data)  # errors until here are ordinary answers
 
@@ -110,8 +114,12 @@ class Http:
 
         return _Holding(body(), self._desk, answering.keep())
 
-    async def _whole(self, answering: _Answering, request: Request, made: Ahead[Fragment]) -> Response:
-        path = await self._desk.result(request, _iterated(made))
+    async def _whole(
+        self, answering: _Answering, request: Request, fragments: AsyncGenerator[Fragment, None]
+    ) -> Response:
+        writing = asyncio.create_task(self._desk.result(request, fragments))
+        answering.stack.push_async_callback(_stopped, writing)
+        path = await asyncio.shield(writing)
         return _Holding(blocks(path), self._desk, answering.keep(), headers=_headers(request, path.stat().st_size))
 
     async def post_faces(self, http: HttpRequest) -> Response:
@@ -242,6 +250,11 @@ class _Holding(StreamingResponse):
 def _request_id(http: HttpRequest) -> str:
     given = http.headers.get("x-request-id", "")
     return given if _REQUEST_ID.fullmatch(given) else uuid4().hex
+
+
+async def _stopped(work: asyncio.Task[Path]) -> None:
+    work.cancel()
+    await asyncio.gather(work, return_exceptions=True)
 
 
 async def _iterated(made: Ahead[Fragment]) -> AsyncGenerator[Fragment, None]:

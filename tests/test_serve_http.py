@@ -1,12 +1,15 @@
 """The HTTP interface over real stages in this process: what it answers, how it ends, and that it leaves nothing."""
 
 import asyncio
+import errno
 import json
 import logging
+import os
 import re
 import time
 from contextlib import asynccontextmanager
 from fractions import Fraction
+from pathlib import Path
 
 import httpx
 import jsonschema
@@ -349,6 +352,27 @@ async def test_a_result_that_is_too_large_ends_with_words(serve):
         response = await served.post("/v1/lipsync?stream=true", data=BOX)
         told = response.json()["error"] if response.status_code != 200 else ended(response.content)[1].slug
         assert told == "result_too_large"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+async def test_a_disk_that_fills_under_the_result_is_overload_and_no_caller_who_went(serve, monkeypatch, number):
+    opened, real = [], Path.open
+
+    def full(path, *args, **named):
+        if path.name == "fragments.mp4":
+            opened.append(path)
+            if len(opened) == 2:
+                raise OSError(number, os.strerror(number))
+        return real(path, *args, **named)
+
+    monkeypatch.setattr(Path, "open", full)
+    async with serve() as served:
+        answer = await served.post(audio=LONG_VOICE, data=BOX)
+        assert "room" in problem(answer, 503, "overloaded")["detail"]
+        await served.rest()
+        assert served.meters.added[REJECTED.name, "overloaded_spool"] == 1
+        assert (CANCELLED.name, "") not in served.meters.added
+        assert ("lipsync_request_seconds", "") not in served.meters.added
 
 
 async def test_a_request_that_takes_too_long_ends_with_words(serve, speaking):
