@@ -120,7 +120,8 @@ class Http:
         writing = asyncio.create_task(self._desk.result(request, fragments))
         answering.stack.push_async_callback(_stopped, writing)
         path = await asyncio.shield(writing)
-        return _Holding(blocks(path), self._desk, answering.keep(), headers=_headers(request, path.stat().st_size))
+        headers = _headers(request.report) | {"Content-Length": str(path.stat().st_size)}
+        return _Holding(blocks(path), self._desk, answering.keep(), headers=headers)
 
     async def post_faces(self, http: HttpRequest) -> Response:
         """Where the face is, in every source frame: accepted back as the option `boxes`."""
@@ -129,7 +130,7 @@ class Http:
             request = await self._desk.enter(answering.stack, request_id=answering.id, key=key)
             form = await self._receive(http, request, ("face",))
             found = await self._desk.boxes(request, face=form.files["face"], options=options_of(form.texts))
-            return Response(found, media_type="application/json")
+            return Response(found, headers=_headers(request.report), media_type="application/json")
         return answering.response
 
     async def _receive(self, http: HttpRequest, request: Request, files: tuple[str, ...]) -> Form:
@@ -267,10 +268,8 @@ def _result(report: Report) -> dict[str, Any]:
     return {"frames": report.frame_count, "fps": report.fps, "timings_ms": timings_ms}
 
 
-def _headers(request: Request, size: int) -> dict[str, str]:
-    report = request.report
+def _headers(report: Report) -> dict[str, str]:
     return {
-        "Content-Length": str(size),
         "X-Lipsync-Frames": str(report.frame_count),
         "X-Lipsync-Fps": f"{report.fps.numerator}/{report.fps.denominator}",
         "X-Lipsync-Faces": str(report.face_frames),

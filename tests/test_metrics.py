@@ -133,6 +133,13 @@ def test_a_request_that_ends_early_is_not_measured_as_one_that_was_made(registry
     assert (found[REQUESTS_RUNNING.name], found[CANCELLED.name], found[REQUEST.name + "_count"]) == (0, cancelled, 0)
 
 
+def test_a_request_without_a_fragment_is_not_measured_up_to_its_first(registry, meters):
+    with RequestMeter(meters).watch(Report(total_s=1.0, stage_s={"detect": 0.5})):
+        pass
+    found = shown(registry)
+    assert (found[REQUEST.name + "_count"], found[FIRST_FRAGMENT.name + "_count"]) == (1, 0)
+
+
 # ---------------------------------------------------------------- batches
 
 

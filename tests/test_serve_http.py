@@ -240,9 +240,41 @@ async def test_one_line_of_the_log_tells_of_each_request(serve, caplog):
     lines = [json.loads(record.message) for record in caplog.records if '"event": "request"' in record.message]
     made, refused, looked = lines
     assert [line["request_id"] for line in lines] == ["made", "refused", "looked"]
-    assert (made["frames"], made["puts"], looked["puts"]) == (20, 1, 1)
+    assert (made["frames"], made["puts"], looked["frames"], looked["puts"]) == (20, 1, 1, 1)
     assert {"first_ms", "total_ms", "encode_ms"} <= set(made)
-    assert refused["error"] == "no_face" and looked["total_ms"] > 0
+    assert refused["error"] == "no_face" and {"open_ms", "detect_ms", "total_ms"} <= set(looked)
+    assert "first_ms" not in looked, "there is no fragment"
+
+
+async def test_a_search_for_faces_says_what_it_came_to_and_is_measured_like_any_request(serve, caplog):
+    async with serve() as served:
+        with caplog.at_level(logging.INFO, "ray.serve"):
+            found = await served.post("/v1/faces", face=demo_face(), audio=None)
+        boxes, added = found.json()["boxes"], served.meters.added
+        counts = [found.headers[f"x-lipsync-{name}"] for name in ("frames", "faces", "fps")]
+        assert counts == [str(len(boxes)), str(sum(box is not None for box in boxes)), "25/1"]
+        timing = dict(re.findall(r"(\w+);dur=([0-9.]+)", found.headers["server-timing"]))
+        assert set(timing) == {"open", "detect", "total"}
+        (line,) = [json.loads(record.message) for record in caplog.records if '"event"' in record.message]
+        assert {name: f"{line[name + '_ms']:.1f}" for name in timing} == timing, "one report, told twice"
+        assert added["lipsync_request_seconds", ""] == added["lipsync_stage_seconds", "detect"] == 1
+        assert ("lipsync_time_to_first_fragment_seconds", "") not in added
+
+
+async def test_a_search_for_faces_is_seen_while_it_runs_and_counted_where_its_caller_goes(serve, monkeypatch):
+    async def endless(*_, **__):
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr("lipsync.pipeline.find_track", endless)
+    async with serve() as served:
+        task = asyncio.create_task(served.post("/v1/faces", audio=None))
+        while not served.meters.values.get(REQUESTS_RUNNING.name):
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await served.rest()
+        assert served.meters.added == {(CANCELLED.name, ""): 1}
 
 
 async def test_found_faces_are_taken_back_as_boxes_and_give_the_same_video(serve):
