@@ -9,12 +9,11 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, ExitStack
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from uuid import uuid4
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Query
 from fastapi import Request as HttpRequest
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
@@ -31,9 +30,9 @@ from lipsync.pipeline import Report
 
 from . import problems
 from .auth import Keys
-from .description import AUDIO, FACE, PROBLEMS, VIDEO, describe_problem
+from .description import STREAM, describe, limits_document
 from .exporters import gather
-from .form import TEXTS, body_schema, options_of
+from .form import TEXTS, options_of
 from .multipart import Form, most_bytes, receive
 from .requests import Desk, Request, timings
 from .settings import Settings
@@ -62,20 +61,22 @@ class Http:
         )
         api.exception_handler(HTTPException)(_unknown_path)
         api.exception_handler(RequestValidationError)(self._wrong_query)
-        both, face = body_schema({"face": FACE, "audio": AUDIO}), body_schema({"face": FACE})
-        busy = describe_problem(503, "a request would be refused now")
-        api.post("/v1/lipsync", response_class=Response, responses=VIDEO | PROBLEMS, openapi_extra=both)(
-            self.post_lipsync
-        )
-        api.post("/v1/faces", response_class=Response, responses=PROBLEMS, openapi_extra=face)(self.post_faces)
-        api.get("/v1/models", responses=PROBLEMS)(self.get_models)
-        api.get("/v1/limits", responses=PROBLEMS)(self.get_limits)
-        api.get("/healthz", response_class=PlainTextResponse)(self.get_healthz)
-        api.get("/readyz", response_class=PlainTextResponse, responses=busy)(self.get_readyz)
-        api.get("/metrics", response_class=PlainTextResponse, responses=PROBLEMS)(self.get_metrics)
+        described = describe(self._settings)
+        for method, path, answer in (
+            ("POST", "/v1/lipsync", self.post_lipsync),
+            ("POST", "/v1/faces", self.post_faces),
+            ("GET", "/v1/models", self.get_models),
+            ("GET", "/v1/limits", self.get_limits),
+            ("GET", "/healthz", self.get_healthz),
+            ("GET", "/readyz", self.get_readyz),
+            ("GET", "/metrics", self.get_metrics),
+        ):
+            api.add_api_route(path, answer, methods=[method], response_class=Response, **described[path])
         return api
 
-    async def post_lipsync(self, http: HttpRequest, stream: bool = False) -> Response:
+    async def post_lipsync(
+        self, http: HttpRequest, stream: Annotated[bool, Query(description=STREAM)] = False
+    ) -> Response:
         """The face speaking the voice: an mp4, or with `stream=true` a fragmented mp4 as it is made."""
         async with _Answering(self._desk, http) as answering:
             key = self._keys.check(http.headers.get("authorization"))
@@ -172,15 +173,7 @@ class Http:
         """What an input may be at most, and how much may be under way."""
         async with _Answering(self._desk, http) as answering:
             self._keys.check(http.headers.get("authorization"))
-            settings = self._settings
-            return JSONResponse(
-                {
-                    "inputs": asdict(settings.limits),
-                    "under_way": settings.admission.model_dump(include={"requests", "frames", "requests_per_key"}),
-                    "deadline_s": settings.deadline_s,
-                    "result_bytes": settings.result_bytes,
-                }
-            )
+            return JSONResponse(limits_document(self._settings))
         return answering.response
 
     async def get_healthz(self) -> PlainTextResponse:

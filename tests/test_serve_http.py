@@ -20,6 +20,7 @@ from fastapi.routing import APIRoute
 from lipsync.detection import detector_from_files
 from lipsync.ending import EndingReader
 from lipsync.errors import DeadlineExceeded, EngineError, LipsyncError, NoFace
+from lipsync.faces.given import tracks_from_json
 from lipsync.local import LocalStages
 from lipsync.media.source import Blob
 from lipsync.metrics import CANCELLED, METRICS, REJECTED, REQUESTS_RUNNING, REQUESTS_WAITING
@@ -29,6 +30,7 @@ from lipsync.packaged import demo_face
 from lipsync.pipeline import Job, synchronise
 from lipsync.plan import Tuning
 from serve.auth import Keys
+from serve.form import options_of
 from serve.http import Http
 from serve.preprocessor import Preprocessor
 from serve.renderer import Renderer
@@ -54,6 +56,10 @@ FACE = video_bytes(frames=12, size=(160, 120))
 STILL = image_bytes(format="png", size=(160, 120))
 VOICE = audio_bytes(seconds=0.8)
 LONG_VOICE = audio_bytes(seconds=30)
+MODEL = {
+    "id": "wav2lip", "checkpoint": "a stand-in", "device": "none", "precision": "fp32", "batch_size": 8, "buckets": [4, 8], "compiled": False,
+    "parameters": 1, "start_up_s": 0.1,
+}  # fmt: skip
 BOX = {"box": "10 110 30 130", "preset": "ultrafast"}
 
 
@@ -128,7 +134,7 @@ def serve(replicas, speaking, tmp_path, monkeypatch):
     speaking.reset()
 
     async def models():
-        return [{"id": "wav2lip"}]
+        return [MODEL]
 
     @asynccontextmanager
     async def serving(models=models, **changed):
@@ -492,7 +498,13 @@ async def test_frames_are_admitted_by_what_the_headers_tell(serve, speaking):
 async def test_every_route_but_four_wants_a_key(serve, monkeypatch):
     monkeypatch.setenv("LIPSYNC_API_KEYS", KEY)
     async with serve(auth={"mode": "keys"}) as served:
-        seen = set()
+        seen, described = set(), served.api.openapi()
+        assert (
+            described["components"]["securitySchemes"]["apiKey"].items() >= {"type": "http", "scheme": "bearer"}.items()
+        )
+        for path, (operation,) in ((path, item.values()) for path, item in described["paths"].items()):
+            assert operation.get("security", []) == ([] if path in OPEN else [{"apiKey": []}]), path
+            assert ("401" in operation["responses"]) == (path not in OPEN)
         for route in served.api.routes:
             for method in route.methods - {"HEAD"}:
                 response = await served.client.request(method, route.path)
@@ -505,7 +517,7 @@ async def test_every_route_but_four_wants_a_key(serve, monkeypatch):
         assert seen == OPEN | {"/v1/lipsync", "/v1/faces", "/v1/models", "/v1/limits", "/metrics"}
         assert served.books.calls.count("enter") == 0, "nobody without a key is let into the books"
         known = {"Authorization": f"Bearer {KEY}"}
-        assert (await served.client.get("/v1/models", headers=known)).json() == {"models": [{"id": "wav2lip"}]}
+        assert (await served.client.get("/v1/models", headers=known)).json() == {"models": [MODEL]}
         assert (await served.post(data=BOX, headers=known)).status_code == 200
 
 
@@ -662,6 +674,72 @@ async def test_the_description_is_an_openapi_document(serve):
             for operation in item.values():
                 assert operation["description"] and "200" in operation["responses"]
         assert "swagger" in (await served.client.get("/docs")).text
+
+
+def described(document: dict, method: str, path: str, response: httpx.Response) -> dict:
+    """What the description has of an answer: its media type's part. The answer's headers are described too."""
+    answer = document["paths"][path][method]["responses"][str(response.status_code)]
+    ours = {name for name in response.headers if name.startswith(("x-", "server-", "retry-", "www-"))}
+    assert ours <= {name.lower() for name in answer["headers"]}
+    media_type = response.headers["content-type"].partition(";")[0]
+    assert list(answer["content"]) == [media_type]
+    return answer["content"][media_type]
+
+
+async def test_every_answer_is_as_it_is_described(serve, monkeypatch):
+    async def gathered():
+        return "ray_lipsync_requests_running 0.0\n"
+
+    monkeypatch.setattr("serve.http.gather", gathered)
+    face, given = demo_face(), {"preset": "ultrafast"}
+    async with serve(limits={"video_bytes": 500_000, "image_bytes": 500_000}) as served:
+        document, post, get = served.api.openapi(), served.post, served.client.get
+        answers = [
+            ("/v1/lipsync", 200, await post(data=BOX)), ("/v1/lipsync", 200, await post("/v1/lipsync?stream=true", data=BOX)),
+            ("/v1/lipsync", 400, await post(audio=None)), ("/v1/lipsync", 413, await post(face=FACE + bytes(600_000))),
+            ("/v1/lipsync", 415, await post(face=b"<!doctype html>")), ("/v1/lipsync", 422, await post()),
+            ("/v1/faces", 200, await post("/v1/faces", face=face, audio=None)), ("/v1/faces", 400, await post("/v1/faces", data=given)),
+            ("/v1/faces", 422, await post("/v1/faces", audio=None)),
+            ("/v1/models", 200, await get("/v1/models")), ("/v1/limits", 200, await get("/v1/limits")), ("/healthz", 200, await get("/healthz")),
+            ("/readyz", 200, await get("/readyz")), ("/metrics", 200, await get("/metrics")),
+        ]  # fmt: skip
+        for path, status, response in answers:
+            assert response.status_code == status, response.text
+            part = described(document, "post" if path in ("/v1/lipsync", "/v1/faces") else "get", path, response)
+            if "json" in response.headers["content-type"]:
+                jsonschema.validate(response.json(), part["schema"])
+                wrong = response.json() | {"more": 1}
+                assert not jsonschema.Draft202012Validator(part["schema"]).is_valid(wrong), "no schema that takes all"
+        assert {path for path, _, _ in answers} == set(document["paths"])
+        examples = [await get("/v1/limits"), await get("/healthz"), await get("/readyz")]
+        for path, shown in zip(("/v1/limits", "/healthz", "/readyz"), examples, strict=True):
+            example = described(document, "get", path, shown)["example"]
+            assert example == (shown.json() if path == "/v1/limits" else shown.text)
+
+
+async def test_every_example_is_one_of_what_it_stands_beside(serve, monkeypatch):
+    monkeypatch.setenv("LIPSYNC_API_KEYS", KEY)
+    async with serve(auth={"mode": "keys"}) as served:
+        document = served.api.openapi()
+    bodies, answers = 0, 0
+    for item in document["paths"].values():
+        for operation in item.values():
+            form = operation.get("requestBody", {}).get("content", {}).get("multipart/form-data", {})
+            for example in form.get("examples", {}).values():
+                jsonschema.validate(example["value"], form["schema"])
+                options_of({name: value if isinstance(value, str) else json.dumps(value)
+                            for name, value in example["value"].items() if name not in ("face", "audio")})  # fmt: skip
+                bodies += 1
+            for answer in operation["responses"].values():
+                for part in answer["content"].values():
+                    if "example" in part:
+                        jsonschema.validate(part["example"], part["schema"])
+                        answers += 1
+                    else:
+                        assert part["schema"].get("format") == "binary"
+    assert bodies == 6 and answers > 25
+    faces = document["paths"]["/v1/faces"]["post"]["responses"]["200"]["content"]["application/json"]["example"]
+    assert tracks_from_json(json.dumps(faces)).boxes[1] is None
 
 
 def schemas_in(value):
