@@ -1,6 +1,6 @@
 """The HTTP interface: routes, uploads, answers. Knows the desk and nothing of Ray's handles.
 
-An answer's header X-Request-Id is set by Ray Serve, from the request's own or a new one, which the bodies name too.
+An answer's header X-Request-Id is set by Ray Serve, from the request's own or a new one (see ``request_id``).
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import Annotated, Any
-from uuid import uuid4
 
 from fastapi import FastAPI, Query
 from fastapi import Request as HttpRequest
@@ -34,11 +33,11 @@ from .description import STREAM, describe, limits_document
 from .exporters import gather
 from .form import TEXTS, options_of
 from .multipart import Form, most_bytes, receive
+from .request_id import harmless
 from .requests import Desk, Request, timings
 from .settings import Settings
 from .spool import blocks
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _LENGTH = re.compile(r"[0-9]{1,18}")
 
 
@@ -242,8 +241,7 @@ class _Holding(StreamingResponse):
 
 
 def _request_id(http: HttpRequest) -> str:
-    given = http.headers.get("x-request-id", "")
-    return given if _REQUEST_ID.fullmatch(given) else uuid4().hex
+    return harmless(http.headers.get("x-request-id", ""))
 
 
 async def _stopped(work: asyncio.Task[Path]) -> None:

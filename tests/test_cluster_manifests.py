@@ -17,6 +17,9 @@ import jsonschema
 import pytest
 import ray
 import yaml
+from ray.serve._private import constants
+from ray.serve._private.http_util import validate_http_proxy_callback_return
+from ray.serve._private.utils import call_function_from_import_path
 from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import (
     DeploymentSchema,
@@ -51,6 +54,7 @@ NODE_SETTINGS = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve.request_id:middlewares",
     "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
     "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
 }
@@ -238,6 +242,13 @@ def test_all_nodes_run_haproxy_in_throughput_mode_and_report_every_second() -> N
         assert NODE_SETTINGS.items() <= compose[service]["environment"].items()
     told = {f"--env={name}={value}" for name, value in NODE_SETTINGS.items()}
     assert told <= set(read("cluster/ray-cluster.yaml")["docker"]["run_options"])
+
+
+def test_what_goes_before_rays_proxy_is_what_ray_takes_and_make_serve_has_it_too() -> None:
+    name = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
+    assert hasattr(constants, name), "Ray reads it"
+    assert validate_http_proxy_callback_return(call_function_from_import_path(NODE_SETTINGS[name]))
+    assert f"{name}={NODE_SETTINGS[name]}\n" in (ROOT / "Makefile").read_text()
 
 
 # --- security: each of these is a line of the checklist in docs/operations.md ----------------------------------------

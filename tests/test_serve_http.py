@@ -16,6 +16,7 @@ import jsonschema
 import pytest
 from fastapi.openapi.models import OpenAPI
 from fastapi.routing import APIRoute
+from ray.serve._private.http_util import _apply_middlewares
 
 from lipsync.detection import detector_from_files
 from lipsync.ending import EndingReader
@@ -34,6 +35,7 @@ from serve.form import options_of
 from serve.http import Http
 from serve.preprocessor import Preprocessor
 from serve.renderer import Renderer
+from serve.request_id import middlewares
 from serve.requests import Desk
 from serve.settings import Settings
 from serve.stages import Handles
@@ -101,9 +103,11 @@ class Served:
         self.desk = Desk(settings, replicas, self.books, self.meters)
         self.api = Http(settings, self.desk, Keys(settings.auth), models=models).api()
         self.root = root
-        self.client = httpx.AsyncClient(
-            transport=httpx.ASGITransport(self.api), base_url="http://127.0.0.1", timeout=60
-        )
+        self.behind(self.api)
+
+    def behind(self, app) -> None:
+        """Have the client talk to this ASGI application."""
+        self.client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1", timeout=60)
 
     async def post(
         self, path="/v1/lipsync", *, face: bytes | None = FACE, audio: bytes | None = VOICE, **more
@@ -372,6 +376,26 @@ async def test_a_request_keeps_its_id_where_that_is_harmless(serve, sent, kept):
         body = problem(await served.post(audio=None, headers={"X-Request-Id": sent}), 400, "malformed_request")
         assert (body["request_id"] == sent) == kept
         assert re.fullmatch(r"[A-Za-z0-9._:-]{1,128}", body["request_id"])
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        ([b"my-id.1:2_3"], True), ([], False), ([b""], False), ([b"x" * 129], False), ([b"a b"], False), ([b"\xff\xfe"], False),
+        ([b"mine", b"<other>"], True), ([b"<script>", b"mine"], False),
+    ],
+    ids=repr,
+)  # fmt: skip
+async def test_header_body_and_log_know_a_request_by_one_id_behind_rays_own_layer(serve, caplog, sent, kept):
+    async with serve() as served:
+        served.behind(_apply_middlewares(served.api, middlewares()))
+        with caplog.at_level(logging.INFO, "ray.serve"):
+            answer = await served.post(audio=None, headers=[(b"X-Request-Id", value) for value in sent])
+        known = problem(answer, 400, "malformed_request")["request_id"]
+        assert answer.headers.get_list("x-request-id") == [known]
+        assert (sent[:1] == [known.encode()]) == kept and re.fullmatch(r"[A-Za-z0-9._:-]{1,128}", known)
+        (line,) = [json.loads(record.message) for record in caplog.records if '"event"' in record.message]
+        assert line["request_id"] == known
 
 
 async def test_an_error_that_nobody_foresaw_is_in_the_log_alone(serve, caplog):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import re
 import signal
 import threading
 import time
@@ -276,9 +277,14 @@ def test_a_caller_that_goes_away_stops_its_work_down_to_the_batcher(app: Running
 
 
 def test_a_request_is_known_by_the_id_that_it_came_with(app: Running) -> None:
-    answer = httpx.post(app.url + "/v1/lipsync", headers={"x-request-id": "mine-1"}, timeout=60, trust_env=False)
-    assert answer.status_code == 400
-    assert (answer.headers["x-request-id"], answer.json()["request_id"]) == ("mine-1", "mine-1")
+    for sent in ("mine-1", "x" * 129, "a b", "<script>"):
+        answer = httpx.post(app.url + "/v1/lipsync", headers={"x-request-id": sent}, timeout=60, trust_env=False)
+        assert answer.status_code == 400
+        known = answer.json()["request_id"]
+        assert answer.headers.get_list("x-request-id") == [known]
+        assert (known == sent) == (sent == "mine-1") and re.fullmatch(r"[A-Za-z0-9._:-]{1,128}", known)
+        wait_until(lambda known=known: known in app.log("Ingress"), within_s=5)  # type: ignore[misc]
+        assert sent == known or sent not in app.log("Ingress")
 
 
 def test_bad_requests_are_answered_in_words_and_no_process_dies(app: Running) -> None:
