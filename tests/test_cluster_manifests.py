@@ -147,8 +147,10 @@ def _known(config: dict[str, Any], schema: Any) -> None:
 
 
 def test_the_settings_are_the_applications_own_and_ask_for_keys_and_cuda() -> None:
-    settings = Settings.model_validate(read("cluster/serve_config.yaml")["applications"][0]["args"])
+    config = read("cluster/serve_config.yaml")
+    settings = Settings.model_validate(config["applications"][0]["args"])
     assert settings.auth.mode == "keys"
+    assert settings.host == config["http_options"]["host"], "said of the proxies, and true of them"
     assert settings.generator.device == "cuda"
 
 

@@ -29,6 +29,7 @@ from lipsync.errors import InputCrashedWorker, LipsyncError, NoFace
 from lipsync.metrics import METRICS
 from lipsync.options import Options
 from lipsync.service import LipsyncService
+from serve.settings import Settings
 
 REPLICAS = {"Preprocessor": 4, "Renderer": 4, "Generator": 4}
 KILLS = int(os.environ.get("LIPSYNC_KILLS", "6"))
@@ -178,6 +179,13 @@ def test_first_bytes_come_after_the_first_short_segment(app: Running) -> None:
     ) as answer:
         arrived = [time.monotonic() - began for _ in answer.iter_raw()]
     assert arrived[0] < 0.5 * arrived[-1], "the stream came all at once"
+
+
+def test_the_address_that_serve_binds_is_known_and_anybody_may_come_in_by_that_one_alone(app: Running) -> None:
+    from serve.doors import bound_host, refuse_open_doors
+
+    assert bound_host() == app.config["http_options"]["host"] == "127.0.0.1"
+    refuse_open_doors(Settings.model_validate({"auth": {"mode": "off"}}))
 
 
 # ---------------------------------------------------------------- placement
