@@ -18,6 +18,7 @@ import pytest
 import ray
 import yaml
 from ray.serve._private import constants
+from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
 from ray.serve._private.http_util import validate_http_proxy_callback_return
 from ray.serve._private.utils import call_function_from_import_path
 from ray.serve.config import AutoscalingConfig
@@ -347,6 +348,23 @@ def _selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
         {"In": labels.get(rule["key"]) in rule["values"]}[rule["operator"]]
         for rule in selector.get("matchExpressions", [])
     )
+
+
+def test_security_haproxys_own_pages_are_reached_from_inside_alone() -> None:
+    assert "bind :{{ config.metrics_port }}" in HAPROXY_CONFIG_TEMPLATE, "Ray has no setting for the address"
+    assert "bind *:{{ config.stats_port }}" in HAPROXY_CONFIG_TEMPLATE
+    own = {constants.RAY_SERVE_HAPROXY_METRICS_PORT, constants.RAY_SERVE_HAPROXY_STATS_PORT}
+    policies = [found["spec"] for found in documents() if found["kind"] == "NetworkPolicy"]
+    nodes = [{"app": "lipsync", "ray.io/node-type": "head"}]
+    nodes += [{"app": "lipsync", "ray.io/group": group, "ray.io/node-type": "worker"} for group in WORKERS]
+    for labels in nodes:
+        applying = [policy for policy in policies if _selects(policy["podSelector"], labels)]
+        assert any("Ingress" in policy["policyTypes"] for policy in applying), "else everything is allowed"
+        assert not own & _ports_from_outside(applying), labels
+    for container in (spec["containers"][0] for spec in pods().values()):
+        assert not own & {port["containerPort"] for port in container.get("ports", [])}
+    for service in read("cluster/compose.yaml")["services"].values():
+        assert not own & {int(port.rsplit(":", 1)[1]) for port in service.get("ports", [])}
 
 
 def _ports_from_outside(policies: list[dict[str, Any]]) -> set[int]:
