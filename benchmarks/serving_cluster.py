@@ -43,10 +43,14 @@ class Running:
         found: list[dict[str, Any]] = handle.broadcast("stats").results(timeout_s=30)
         return found
 
+    def log(self, name: str) -> str:
+        """What one deployment's replicas have logged on the head node."""
+        logs = Path(self.cluster.head_node.get_logs_dir_path(), "serve").glob(f"replica_lipsync_{name}_*.log")
+        return "".join(log.read_text() for log in logs)
+
     def complaints(self, name: str) -> list[str]:
         """Warnings and errors in the logs of one deployment's replicas, with their tracebacks."""
-        logs = Path(self.cluster.head_node.get_logs_dir_path(), "serve").glob(f"replica_lipsync_{name}_*.log")
-        lines = (json.loads(line) for log in logs for line in log.read_text().splitlines() if line.startswith("{"))
+        lines = (json.loads(line) for line in self.log(name).splitlines() if line.startswith("{"))
         return [
             f"{line.get('message')}\n{line.get('exc_text', '')}"
             for line in lines
@@ -145,6 +149,7 @@ def running(
     """The application on a head node and ``workers`` more, each with ``num_gpus`` GPUs as far as Ray is told."""
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray gives its workers 15, so that anything else comes first
+    os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "serve.request_id:middlewares")
     import ray
     from ray import serve
     from ray.cluster_utils import Cluster

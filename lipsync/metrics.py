@@ -51,7 +51,9 @@ FRAMES = Metric("lipsync_frames_total", "counter", "Frames drawn.")
 FIRST_FRAGMENT = Metric(
     "lipsync_time_to_first_fragment_seconds", "histogram", "From admission to the first fragment.", buckets=_SECONDS
 )
-REQUEST = Metric("lipsync_request_seconds", "histogram", "From admission to the last fragment.", buckets=_SECONDS)
+REQUEST = Metric(
+    "lipsync_request_seconds", "histogram", "From admission to the last fragment, or to the boxes.", buckets=_SECONDS
+)
 STAGE = Metric(
     "lipsync_stage_seconds", "histogram", "A request's time in one stage, all its workers added up.", "stage", _SECONDS
 )
@@ -157,7 +159,8 @@ class RequestMeter:
             self._meters.add(CANCELLED)
             raise
         else:
-            self._meters.observe(FIRST_FRAGMENT, report.first_fragment_s)
+            if report.first_fragment_s:
+                self._meters.observe(FIRST_FRAGMENT, report.first_fragment_s)
             self._meters.observe(REQUEST, report.total_s)
             for stage, spent_s in report.stage_s.items():
                 self._meters.observe(STAGE, spent_s, label=stage)

@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -38,27 +38,37 @@ async def write_file(
 
     Fragments are gathered in a temporary folder beside the output, which is removed in any case. ``book`` is told how
     many more bytes will lie there before they are written, fewer where negative, and refuses by raising.
-    Raises OutputError where the place cannot be written.
+    Raises OutputError where the place cannot be written; ``fragments`` are told so, and not just closed: whoever counts
+    them sees a failure, and no consumer that went away.
     """
-    target = Path(output_path)
+    async with aclosing(fragments):
+        try:
+            await _write(fragments, Path(output_path), book)
+        except Exception as error:
+            with suppress(Exception):
+                await fragments.athrow(error)
+            raise
+
+
+async def _write(fragments: AsyncGenerator[Fragment, None], target: Path, book: Callable[[int], None]) -> None:
+    if target.is_dir():
+        raise OutputError(f"{target} is a folder. Give the name of a file to write.")
+    with _writing(target):
+        folder = tempfile.TemporaryDirectory(prefix=".lipsync-", dir=target.parent)
     booked = 0
-    async with aclosing(stream_bytes(fragments)) as stream:
-        if target.is_dir():
-            raise OutputError(f"{target} is a folder. Give the name of a file to write.")
-        with _writing(target):
-            folder = tempfile.TemporaryDirectory(prefix=".lipsync-", dir=target.parent)
-        with folder as place:
-            spool = Path(place) / "fragments.mp4"
-            async for data in stream:
-                # twice: remuxed, it lies there once more, and who has no room for that hears so before the work is done
-                book(2 * len(data))
-                booked += 2 * len(data)
-                with _writing(target), spool.open("ab") as file:
-                    file.write(data)
-            # a thread beside the event loop: remuxing a long result takes a second
-            with _writing(target), ThreadPoolExecutor(1, thread_name_prefix="lipsync-output") as thread:
-                await call(thread, partial(write_progressive, spool, target))
-        book(target.stat().st_size - booked)
+    with folder as place:
+        spool, joiner = Path(place) / "fragments.mp4", FragmentJoiner()
+        async for fragment in fragments:
+            data = joiner.feed(fragment.data)
+            # twice: remuxed, it lies there once more, and who has no room for that hears so before the work is done
+            book(2 * len(data))
+            booked += 2 * len(data)
+            with _writing(target), spool.open("ab") as file:
+                file.write(data)
+        # a thread beside the event loop: remuxing a long result takes a second
+        with _writing(target), ThreadPoolExecutor(1, thread_name_prefix="lipsync-output") as thread:
+            await call(thread, partial(write_progressive, spool, target))
+    book(target.stat().st_size - booked)
 
 
 @contextmanager

@@ -86,12 +86,14 @@ class Report:
     width: int = 0
     height: int = 0
     frame_count: int = 0
+    """Output frames; where faces are only looked for, source frames."""
     mel_columns: int = 0
     searched_frames: int = 0
     """Source frames that were searched for faces: the detector looks at some of them, see ``detect_every``."""
     face_frames: int = 0
     """Source frames that have a face, of those searched or given."""
     first_fragment_s: float = 0.0
+    """0 where there is none: faces are only looked for."""
     total_s: float = 0.0
     stage_s: dict[str, float] = field(default_factory=dict)
 
@@ -156,11 +158,19 @@ async def synchronise(
 
 
 async def find_track(
-    job: Job, stages: Stages, *, tuning: Tuning | None = None, progress: Callable[[Progress], None] | None = None
+    job: Job,
+    stages: Stages,
+    *,
+    tuning: Tuning | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    report: Report | None = None,
 ) -> str:
     """The face's box in every source frame, as JSON text; see ``lipsync.faces.given``. Raises NoFace."""
-    tuning, tell = tuning or Tuning(), progress or (lambda _: None)
+    tuning, report, tell = tuning or Tuning(), report or Report(), progress or (lambda _: None)
+    started = time.perf_counter()
     face = await stages.open_face(job)
+    report.add({"open": time.perf_counter() - started})
+    report.fps, report.width, report.height = face.video.fps, face.width, face.height
     timeline = Timeline(face.index, face.video, job.options, is_image=face.is_image, limits=job.limits)
     total = 1 if timeline.is_still else len(face.index)
     track = FaceTrack(
@@ -175,6 +185,10 @@ async def find_track(
         boxes = await track.whole()
     finally:
         await track.aclose()
+    report.frame_count, report.face_frames = len(boxes), track.face_frames
+    report.searched_frames = track.searched_frames
+    report.add({"detect": track.spent_s})
+    report.total_s = time.perf_counter() - started
     return tracks_to_json(boxes, size=(face.width, face.height), fps=face.video.fps)
 
 

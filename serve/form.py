@@ -68,8 +68,9 @@ def _plain(hint: Any) -> Any:
     return next(arg for arg in get_args(hint) if arg is not type(None))
 
 
-def body_schema(files: dict[str, str]) -> dict[str, Any]:
-    """The OpenAPI description of a multipart body with these files (name → what it is) and the options."""
+def body_schema(files: dict[str, str], *, examples: dict[str, dict[str, Any]] | None = None) -> dict[str, Any]:
+    """The OpenAPI description of a multipart body with these files (name → what it is) and the options; ``examples``
+    (what it shows → the parts)."""
     properties: dict[str, Any] = {
         name: {"type": "string", "format": "binary", "description": text} for name, text in files.items()
     }
@@ -85,7 +86,11 @@ def body_schema(files: dict[str, str]) -> dict[str, Any]:
     # an array is one part, in JSON, and not a part for each item
     encoding = {name: {"contentType": "application/json"} for name, one in properties.items() if one["type"] == "array"}
     schema = {"type": "object", "required": list(files), "additionalProperties": False, "properties": properties}
-    content = {"multipart/form-data": {"schema": schema, "encoding": encoding}}
+    shown = {
+        str(number): {"summary": what, "value": value}
+        for number, (what, value) in enumerate((examples or {}).items(), 1)
+    }
+    content = {"multipart/form-data": {"schema": schema, "encoding": encoding, "examples": shown}}
     return {"requestBody": {"required": True, "content": content}}
 
 

@@ -1,18 +1,18 @@
 """The HTTP interface: routes, uploads, answers. Knows the desk and nothing of Ray's handles.
 
-An answer's header X-Request-Id is set by Ray Serve, from the request's own or a new one, which the bodies name too.
+An answer's header X-Request-Id is set by Ray Serve, from the request's own or a new one (see ``request_id``).
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, ExitStack
-from dataclasses import asdict
-from typing import Any
-from uuid import uuid4
+from pathlib import Path
+from typing import Annotated, Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Query
 from fastapi import Request as HttpRequest
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
@@ -29,15 +29,15 @@ from lipsync.pipeline import Report
 
 from . import problems
 from .auth import Keys
-from .description import AUDIO, FACE, PROBLEMS, VIDEO, describe_problem
+from .description import STREAM, describe, limits_document
 from .exporters import gather
-from .form import TEXTS, body_schema, options_of
+from .form import TEXTS, options_of
 from .multipart import Form, most_bytes, receive
+from .request_id import harmless
 from .requests import Desk, Request, timings
 from .settings import Settings
 from .spool import blocks
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _LENGTH = re.compile(r"[0-9]{1,18}")
 
 
@@ -60,20 +60,22 @@ class Http:
         )
         api.exception_handler(HTTPException)(_unknown_path)
         api.exception_handler(RequestValidationError)(self._wrong_query)
-        both, face = body_schema({"face": FACE, "audio": AUDIO}), body_schema({"face": FACE})
-        busy = describe_problem(503, "a request would be refused now")
-        api.post("/v1/lipsync", response_class=Response, responses=VIDEO | PROBLEMS, openapi_extra=both)(
-            self.post_lipsync
-        )
-        api.post("/v1/faces", response_class=Response, responses=PROBLEMS, openapi_extra=face)(self.post_faces)
-        api.get("/v1/models", responses=PROBLEMS)(self.get_models)
-        api.get("/v1/limits", responses=PROBLEMS)(self.get_limits)
-        api.get("/healthz", response_class=PlainTextResponse)(self.get_healthz)
-        api.get("/readyz", response_class=PlainTextResponse, responses=busy)(self.get_readyz)
-        api.get("/metrics", response_class=PlainTextResponse, responses=PROBLEMS)(self.get_metrics)
+        described = describe(self._settings)
+        for method, path, answer in (
+            ("POST", "/v1/lipsync", self.post_lipsync),
+            ("POST", "/v1/faces", self.post_faces),
+            ("GET", "/v1/models", self.get_models),
+            ("GET", "/v1/limits", self.get_limits),
+            ("GET", "/healthz", self.get_healthz),
+            ("GET", "/readyz", self.get_readyz),
+            ("GET", "/metrics", self.get_metrics),
+        ):
+            api.add_api_route(path, answer, methods=[method], response_class=Response, **described[path])
         return api
 
-    async def post_lipsync(self, http: HttpRequest, stream: bool = False) -> Response:
+    async def post_lipsync(
+        self, http: HttpRequest, stream: Annotated[bool, Query(description=STREAM)] = False
+    ) -> Response:
         """The face speaking the voice: an mp4, or with `stream=true` a fragmented mp4 as it is made."""
         async with _Answering(self._desk, http) as answering:
             key = self._keys.check(http.headers.get("authorization"))
@@ -86,15 +88,17 @@ class Http:
                 options=options_of(form.texts),
                 soon=stream,
             )
-            # a task of its own: a caller that goes away cancels the answer, not the tidying up
-            made = Ahead(fragments, ahead=1)
-            answering.stack.push_async_callback(made.aclose)
-            if stream:
-                return await self._streamed(answering, request, made)
-            return await self._whole(answering, request, made)
+            answer = self._streamed if stream else self._whole
+            return await answer(answering, request, fragments)
         return answering.response
 
-    async def _streamed(self, answering: _Answering, request: Request, made: Ahead[Fragment]) -> Response:
+    # Both have the work done by a task of its own: a caller that goes away cancels the answer, not the tidying up
+
+    async def _streamed(
+        self, answering: _Answering, request: Request, fragments: AsyncGenerator[Fragment, None]
+    ) -> Response:
+        made = Ahead(fragments, ahead=1)
+        answering.stack.push_async_callback(made.aclose)
         data = stream_bytes(_iterated(made))
         first = await anext(data)  # errors until here are ordinary answers
 
@@ -110,9 +114,14 @@ class Http:
 
         return _Holding(body(), self._desk, answering.keep())
 
-    async def _whole(self, answering: _Answering, request: Request, made: Ahead[Fragment]) -> Response:
-        path = await self._desk.result(request, _iterated(made))
-        return _Holding(blocks(path), self._desk, answering.keep(), headers=_headers(request, path.stat().st_size))
+    async def _whole(
+        self, answering: _Answering, request: Request, fragments: AsyncGenerator[Fragment, None]
+    ) -> Response:
+        writing = asyncio.create_task(self._desk.result(request, fragments))
+        answering.stack.push_async_callback(_stopped, writing)
+        path = await asyncio.shield(writing)
+        headers = _headers(request.report) | {"Content-Length": str(path.stat().st_size)}
+        return _Holding(blocks(path), self._desk, answering.keep(), headers=headers)
 
     async def post_faces(self, http: HttpRequest) -> Response:
         """Where the face is, in every source frame: accepted back as the option `boxes`."""
@@ -121,7 +130,7 @@ class Http:
             request = await self._desk.enter(answering.stack, request_id=answering.id, key=key)
             form = await self._receive(http, request, ("face",))
             found = await self._desk.boxes(request, face=form.files["face"], options=options_of(form.texts))
-            return Response(found, media_type="application/json")
+            return Response(found, headers=_headers(request.report), media_type="application/json")
         return answering.response
 
     async def _receive(self, http: HttpRequest, request: Request, files: tuple[str, ...]) -> Form:
@@ -163,15 +172,7 @@ class Http:
         """What an input may be at most, and how much may be under way."""
         async with _Answering(self._desk, http) as answering:
             self._keys.check(http.headers.get("authorization"))
-            settings = self._settings
-            return JSONResponse(
-                {
-                    "inputs": asdict(settings.limits),
-                    "under_way": settings.admission.model_dump(include={"requests", "frames", "requests_per_key"}),
-                    "deadline_s": settings.deadline_s,
-                    "result_bytes": settings.result_bytes,
-                }
-            )
+            return JSONResponse(limits_document(self._settings))
         return answering.response
 
     async def get_healthz(self) -> PlainTextResponse:
@@ -240,8 +241,12 @@ class _Holding(StreamingResponse):
 
 
 def _request_id(http: HttpRequest) -> str:
-    given = http.headers.get("x-request-id", "")
-    return given if _REQUEST_ID.fullmatch(given) else uuid4().hex
+    return harmless(http.headers.get("x-request-id", ""))
+
+
+async def _stopped(work: asyncio.Task[Path]) -> None:
+    work.cancel()
+    await asyncio.gather(work, return_exceptions=True)
 
 
 async def _iterated(made: Ahead[Fragment]) -> AsyncGenerator[Fragment, None]:
@@ -254,10 +259,8 @@ def _result(report: Report) -> dict[str, Any]:
     return {"frames": report.frame_count, "fps": report.fps, "timings_ms": timings_ms}
 
 
-def _headers(request: Request, size: int) -> dict[str, str]:
-    report = request.report
+def _headers(report: Report) -> dict[str, str]:
     return {
-        "Content-Length": str(size),
         "X-Lipsync-Frames": str(report.frame_count),
         "X-Lipsync-Fps": f"{report.fps.numerator}/{report.fps.denominator}",
         "X-Lipsync-Faces": str(report.face_frames),

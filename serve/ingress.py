@@ -16,6 +16,7 @@ from lipsync.options import Options
 from lipsync.output import stream_bytes
 
 from .auth import Keys
+from .doors import refuse_open_doors
 from .http import Http
 from .metrics import RayMeters
 from .requests import Desk, Request
@@ -32,6 +33,7 @@ class Ingress:
     """
 
     def __init__(self, settings: Settings, preprocessor: Any, renderer: Any, generator: Any, admission: Any) -> None:
+        refuse_open_doors(settings)
         self._settings = settings
         self._generator = generator
         self._desk = Desk(settings, Handles(preprocessor, renderer), admission, RayMeters())

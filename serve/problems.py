@@ -83,14 +83,16 @@ def document(error: LipsyncError, request_id: str) -> dict[str, Any]:
     }
 
 
-def answer(error: LipsyncError, request_id: str) -> JSONResponse:
-    headers: dict[str, str] = {}
+def headers(error: LipsyncError) -> dict[str, str]:
+    """What goes with the document."""
     if isinstance(error, Overloaded):
-        headers["Retry-After"] = str(math.ceil(error.retry_after_s))
-    elif status_of(error) == HTTPStatus.SERVICE_UNAVAILABLE:
-        headers["Retry-After"] = "1"
+        return {"Retry-After": str(math.ceil(error.retry_after_s))}
     if isinstance(error, Unauthorized):
-        headers["WWW-Authenticate"] = "Bearer"
+        return {"WWW-Authenticate": "Bearer"}
+    return {"Retry-After": "1"} if status_of(error) == HTTPStatus.SERVICE_UNAVAILABLE else {}
+
+
+def answer(error: LipsyncError, request_id: str) -> JSONResponse:
     return JSONResponse(
-        document(error, request_id), status_of(error), headers=headers, media_type="application/problem+json"
+        document(error, request_id), status_of(error), headers=headers(error), media_type="application/problem+json"
     )

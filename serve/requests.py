@@ -109,10 +109,7 @@ class Desk:
                             "a higher crf, or a shorter voice."
                         )
                     yield fragment
-        log_request(
-            {"request_id": request.id, "frames": request.report.frame_count, "puts": stages.puts}
-            | {f"{name}_ms": round(spent_s * 1000, 1) for name, spent_s in timings(request.report).items()}
-        )
+        _log(request, stages)
 
     async def result(self, request: Request, fragments: AsyncGenerator[Fragment, None]) -> Path:
         """The whole mp4, as a file that goes when the request does; booked in the spool as it is written. Raises what
@@ -133,10 +130,12 @@ class Desk:
         """The face's box in every source frame, as JSON. Raises NoFace and the errors of reading the input."""
         job = Job(face, EMPTY, options, self._settings.limits, request=request.entered.lease.request)
         stages = self.stages(request, face, None)
-        await self.in_time(request, self.gate.check([face.content_hash]))
-        found = await self.in_time(request, pipeline.find_track(job, stages, tuning=self._settings.tuning))
-        spent_ms = round((time.monotonic() - request.began_s) * 1000, 1)
-        log_request({"request_id": request.id, "puts": stages.puts, "total_ms": spent_ms})
+        with self._meter.watch(request.report):
+            await self.in_time(request, self.gate.check([face.content_hash]))
+            found = await self.in_time(
+                request, pipeline.find_track(job, stages, tuning=self._settings.tuning, report=request.report)
+            )
+        _log(request, stages)
         return found
 
     async def in_time(self, request: Request, work: Awaitable[T]) -> T:
@@ -173,4 +172,10 @@ EMPTY = Blob(data=b"", path=None, seen=None, byte_count=0)
 
 def timings(report: Report) -> dict[str, float]:
     """Seconds by stage, all workers' added up, and in all: for headers, the log and the end of a stream."""
-    return report.stage_s | {"first": report.first_fragment_s, "total": report.total_s}
+    first = {"first": report.first_fragment_s} if report.first_fragment_s else {}
+    return report.stage_s | first | {"total": report.total_s}
+
+
+def _log(request: Request, stages: RequestStages) -> None:
+    timings_ms = {f"{name}_ms": round(spent_s * 1000, 1) for name, spent_s in timings(request.report).items()}
+    log_request({"request_id": request.id, "frames": request.report.frame_count, "puts": stages.puts} | timings_ms)

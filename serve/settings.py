@@ -129,7 +129,7 @@ class Settings(_Strict):
 
     @model_validator(mode="after")
     def _open_doors_are_inside(self) -> Settings:
-        if self.auth.mode == "off" and not _is_loopback(self.host):
+        if self.auth.mode == "off" and not is_loopback(self.host):
             raise ValueError(
                 f"auth.mode is off and host is {self.host}: anybody could use the GPUs. Use auth.mode keys, or host "
                 "127.0.0.1."
@@ -146,7 +146,7 @@ class Settings(_Strict):
         return self
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -311,8 +311,11 @@ def test_a_stream_that_failed_for_a_dead_worker_is_resumed(kind, server):
 
 # retries
 
+HAPROXY = answer(500, b"Internal Server Error", **{"Content-Type": "text/plain"})
+"""What Ray has HAProxy say in place of 502, 503 and 504, where no Ingress is there to answer."""
 PASSING = {
     "dropped": drop,
+    "haproxy": HAPROXY,
     "overloaded": problem(429, "overloaded"),
     "unavailable": problem(503, "overloaded"),
     "worker lost": problem(500, "worker_lost"),
@@ -350,6 +353,7 @@ LASTING = {
     "deadline": (problem(504, "deadline_exceeded"), DeadlineExceeded),
     "crashed workers": (problem(503, "input_crashed_worker"), InputError),
     "our 500": (problem(500, "service_error"), ServiceError),
+    "ray 408": (answer(408, b"Request r1 timed out after 900s."), DeadlineExceeded),
     "proxy 401": (answer(401, b"who are you?"), Unauthorized),
     "proxy 413": (answer(413, b"<html>too large</html>"), InputTooLarge),
     "proxy 404": (answer(404, b"not here"), ServiceError),
@@ -365,6 +369,15 @@ def test_what_will_not_pass_is_raised_at_once(kind, server, step, error):
         kind(server.url).call("lipsync", FACE, VOICE)
     assert type(caught.value) is error or error is InputError
     assert len(server.requests) == 1
+
+
+def test_haproxys_own_answer_is_a_service_error_that_asks_for_no_wait(kind, server):
+    server.steps = [HAPROXY] * 2
+    with pytest.raises(ServiceError, match="500: Internal Server Error") as caught:
+        kind(server.url, retries=Retries(attempts=2, first_pause_s=0.01)).call("lipsync", FACE, VOICE)
+    assert type(caught.value) is ServiceError and caught.value.slug == "service_error"
+    assert len(server.requests) == 2
+    assert not any("asks to wait" in note for note in caught.value.__notes__)
 
 
 @pytest.mark.parametrize("error", all_errors(), ids=lambda error: error.slug)

@@ -17,6 +17,10 @@ import jsonschema
 import pytest
 import ray
 import yaml
+from ray.serve._private import constants
+from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
+from ray.serve._private.http_util import validate_http_proxy_callback_return
+from ray.serve._private.utils import call_function_from_import_path
 from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import (
     DeploymentSchema,
@@ -52,6 +56,7 @@ NODE_SETTINGS = {
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve.request_id:middlewares",
     "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
     "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
 }
@@ -144,8 +149,10 @@ def _known(config: dict[str, Any], schema: Any) -> None:
 
 
 def test_the_settings_are_the_applications_own_and_ask_for_keys_and_cuda() -> None:
-    settings = Settings.model_validate(read("cluster/serve_config.yaml")["applications"][0]["args"])
+    config = read("cluster/serve_config.yaml")
+    settings = Settings.model_validate(config["applications"][0]["args"])
     assert settings.auth.mode == "keys"
+    assert settings.host == config["http_options"]["host"], "said of the proxies, and true of them"
     assert settings.generator.device == "cuda"
 
 
@@ -239,6 +246,13 @@ def test_all_nodes_run_haproxy_in_throughput_mode_and_report_every_second() -> N
         assert NODE_SETTINGS.items() <= compose[service]["environment"].items()
     told = {f"--env={name}={value}" for name, value in NODE_SETTINGS.items()}
     assert told <= set(read("cluster/ray-cluster.yaml")["docker"]["run_options"])
+
+
+def test_what_goes_before_rays_proxy_is_what_ray_takes_and_make_serve_has_it_too() -> None:
+    name = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
+    assert hasattr(constants, name), "Ray reads it"
+    assert validate_http_proxy_callback_return(call_function_from_import_path(NODE_SETTINGS[name]))
+    assert f"{name}={NODE_SETTINGS[name]}\n" in (ROOT / "Makefile").read_text()
 
 
 # --- security: each of these is a line of the checklist in docs/operations.md ----------------------------------------
@@ -335,6 +349,23 @@ def _selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
         {"In": labels.get(rule["key"]) in rule["values"]}[rule["operator"]]
         for rule in selector.get("matchExpressions", [])
     )
+
+
+def test_security_haproxys_own_pages_are_reached_from_inside_alone() -> None:
+    assert "bind :{{ config.metrics_port }}" in HAPROXY_CONFIG_TEMPLATE, "Ray has no setting for the address"
+    assert "bind *:{{ config.stats_port }}" in HAPROXY_CONFIG_TEMPLATE
+    own = {constants.RAY_SERVE_HAPROXY_METRICS_PORT, constants.RAY_SERVE_HAPROXY_STATS_PORT}
+    policies = [found["spec"] for found in documents() if found["kind"] == "NetworkPolicy"]
+    nodes = [{"app": "lipsync", "ray.io/node-type": "head"}]
+    nodes += [{"app": "lipsync", "ray.io/group": group, "ray.io/node-type": "worker"} for group in WORKERS]
+    for labels in nodes:
+        applying = [policy for policy in policies if _selects(policy["podSelector"], labels)]
+        assert any("Ingress" in policy["policyTypes"] for policy in applying), "else everything is allowed"
+        assert not own & _ports_from_outside(applying), labels
+    for container in (spec["containers"][0] for spec in pods().values()):
+        assert not own & {port["containerPort"] for port in container.get("ports", [])}
+    for service in read("cluster/compose.yaml")["services"].values():
+        assert not own & {int(port.rsplit(":", 1)[1]) for port in service.get("ports", [])}
 
 
 def _ports_from_outside(policies: list[dict[str, Any]]) -> set[int]:

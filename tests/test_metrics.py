@@ -1,13 +1,17 @@
 """What is counted and measured: one list for every back end, and the arithmetic of what is derived."""
 
 import asyncio
+import errno
+import os
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from lipsync.batcher.settings import BatcherCounts, BatchReport
+from lipsync.errors import OutputError
 from lipsync.metrics import (
     BATCH_FILL,
     BATCH_FRAMES,
@@ -129,6 +133,13 @@ def test_a_request_that_ends_early_is_not_measured_as_one_that_was_made(registry
     assert (found[REQUESTS_RUNNING.name], found[CANCELLED.name], found[REQUEST.name + "_count"]) == (0, cancelled, 0)
 
 
+def test_a_request_without_a_fragment_is_not_measured_up_to_its_first(registry, meters):
+    with RequestMeter(meters).watch(Report(total_s=1.0, stage_s={"detect": 0.5})):
+        pass
+    found = shown(registry)
+    assert (found[REQUEST.name + "_count"], found[FIRST_FRAGMENT.name + "_count"]) == (1, 0)
+
+
 # ---------------------------------------------------------------- batches
 
 
@@ -185,6 +196,25 @@ def test_totals_of_the_engine_are_counted_once_however_often_they_are_read(regis
 
 
 # ---------------------------------------------------------------- one process
+
+
+def test_a_result_that_cannot_be_written_is_a_failure_and_no_caller_who_went(registry, meters, tmp_path, monkeypatch):
+    def broken(path, *args, **named):
+        if path.name == "fragments.mp4":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(path, *args, **named)
+
+    real = Path.open
+    monkeypatch.setattr(Path, "open", broken)
+    face, options = image_bytes(format="png", size=(128, 128)), Options(box=(20, 110, 20, 110), preset="ultrafast")
+    with (
+        LipsyncService(seeded_generator(0, widths=NARROW), "cpu", workers=2, meters=meters) as service,
+        pytest.raises(OutputError, match="Cannot write"),
+    ):
+        service.process(face, audio_bytes(seconds=0.6), tmp_path / "out.mp4", options=options)
+    found = shown(registry)
+    assert (found[CANCELLED.name], found[REJECTED.name + "{reason=output_error}"]) == (0, 1)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_service_in_one_process_is_measured_too(registry, meters):

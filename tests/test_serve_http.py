@@ -1,22 +1,27 @@
 """The HTTP interface over real stages in this process: what it answers, how it ends, and that it leaves nothing."""
 
 import asyncio
+import errno
 import json
 import logging
+import os
 import re
 import time
 from contextlib import asynccontextmanager
 from fractions import Fraction
+from pathlib import Path
 
 import httpx
 import jsonschema
 import pytest
 from fastapi.openapi.models import OpenAPI
 from fastapi.routing import APIRoute
+from ray.serve._private.http_util import _apply_middlewares
 
 from lipsync.detection import detector_from_files
 from lipsync.ending import EndingReader
 from lipsync.errors import DeadlineExceeded, EngineError, LipsyncError, NoFace
+from lipsync.faces.given import tracks_from_json
 from lipsync.local import LocalStages
 from lipsync.media.source import Blob
 from lipsync.metrics import CANCELLED, METRICS, REJECTED, REQUESTS_RUNNING, REQUESTS_WAITING
@@ -26,9 +31,11 @@ from lipsync.packaged import demo_face
 from lipsync.pipeline import Job, synchronise
 from lipsync.plan import Tuning
 from serve.auth import Keys
+from serve.form import options_of
 from serve.http import Http
 from serve.preprocessor import Preprocessor
 from serve.renderer import Renderer
+from serve.request_id import middlewares
 from serve.requests import Desk
 from serve.settings import Settings
 from serve.stages import Handles
@@ -51,6 +58,10 @@ FACE = video_bytes(frames=12, size=(160, 120))
 STILL = image_bytes(format="png", size=(160, 120))
 VOICE = audio_bytes(seconds=0.8)
 LONG_VOICE = audio_bytes(seconds=30)
+MODEL = {
+    "id": "wav2lip", "checkpoint": "a stand-in", "device": "none", "precision": "fp32", "batch_size": 8, "buckets": [4, 8], "compiled": False,
+    "parameters": 1, "start_up_s": 0.1,
+}  # fmt: skip
 BOX = {"box": "10 110 30 130", "preset": "ultrafast"}
 
 
@@ -92,9 +103,11 @@ class Served:
         self.desk = Desk(settings, replicas, self.books, self.meters)
         self.api = Http(settings, self.desk, Keys(settings.auth), models=models).api()
         self.root = root
-        self.client = httpx.AsyncClient(
-            transport=httpx.ASGITransport(self.api), base_url="http://127.0.0.1", timeout=60
-        )
+        self.behind(self.api)
+
+    def behind(self, app) -> None:
+        """Have the client talk to this ASGI application."""
+        self.client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1", timeout=60)
 
     async def post(
         self, path="/v1/lipsync", *, face: bytes | None = FACE, audio: bytes | None = VOICE, **more
@@ -125,7 +138,7 @@ def serve(replicas, speaking, tmp_path, monkeypatch):
     speaking.reset()
 
     async def models():
-        return [{"id": "wav2lip"}]
+        return [MODEL]
 
     @asynccontextmanager
     async def serving(models=models, **changed):
@@ -237,9 +250,41 @@ async def test_one_line_of_the_log_tells_of_each_request(serve, caplog):
     lines = [json.loads(record.message) for record in caplog.records if '"event": "request"' in record.message]
     made, refused, looked = lines
     assert [line["request_id"] for line in lines] == ["made", "refused", "looked"]
-    assert (made["frames"], made["puts"], looked["puts"]) == (20, 1, 1)
+    assert (made["frames"], made["puts"], looked["frames"], looked["puts"]) == (20, 1, 1, 1)
     assert {"first_ms", "total_ms", "encode_ms"} <= set(made)
-    assert refused["error"] == "no_face" and looked["total_ms"] > 0
+    assert refused["error"] == "no_face" and {"open_ms", "detect_ms", "total_ms"} <= set(looked)
+    assert "first_ms" not in looked, "there is no fragment"
+
+
+async def test_a_search_for_faces_says_what_it_came_to_and_is_measured_like_any_request(serve, caplog):
+    async with serve() as served:
+        with caplog.at_level(logging.INFO, "ray.serve"):
+            found = await served.post("/v1/faces", face=demo_face(), audio=None)
+        boxes, added = found.json()["boxes"], served.meters.added
+        counts = [found.headers[f"x-lipsync-{name}"] for name in ("frames", "faces", "fps")]
+        assert counts == [str(len(boxes)), str(sum(box is not None for box in boxes)), "25/1"]
+        timing = dict(re.findall(r"(\w+);dur=([0-9.]+)", found.headers["server-timing"]))
+        assert set(timing) == {"open", "detect", "total"}
+        (line,) = [json.loads(record.message) for record in caplog.records if '"event"' in record.message]
+        assert {name: f"{line[name + '_ms']:.1f}" for name in timing} == timing, "one report, told twice"
+        assert added["lipsync_request_seconds", ""] == added["lipsync_stage_seconds", "detect"] == 1
+        assert ("lipsync_time_to_first_fragment_seconds", "") not in added
+
+
+async def test_a_search_for_faces_is_seen_while_it_runs_and_counted_where_its_caller_goes(serve, monkeypatch):
+    async def endless(*_, **__):
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr("lipsync.pipeline.find_track", endless)
+    async with serve() as served:
+        task = asyncio.create_task(served.post("/v1/faces", audio=None))
+        while not served.meters.values.get(REQUESTS_RUNNING.name):
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await served.rest()
+        assert served.meters.added == {(CANCELLED.name, ""): 1}
 
 
 async def test_found_faces_are_taken_back_as_boxes_and_give_the_same_video(serve):
@@ -333,6 +378,26 @@ async def test_a_request_keeps_its_id_where_that_is_harmless(serve, sent, kept):
         assert re.fullmatch(r"[A-Za-z0-9._:-]{1,128}", body["request_id"])
 
 
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [
+        ([b"my-id.1:2_3"], True), ([], False), ([b""], False), ([b"x" * 129], False), ([b"a b"], False), ([b"\xff\xfe"], False),
+        ([b"mine", b"<other>"], True), ([b"<script>", b"mine"], False),
+    ],
+    ids=repr,
+)  # fmt: skip
+async def test_header_body_and_log_know_a_request_by_one_id_behind_rays_own_layer(serve, caplog, sent, kept):
+    async with serve() as served:
+        served.behind(_apply_middlewares(served.api, middlewares()))
+        with caplog.at_level(logging.INFO, "ray.serve"):
+            answer = await served.post(audio=None, headers=[(b"X-Request-Id", value) for value in sent])
+        known = problem(answer, 400, "malformed_request")["request_id"]
+        assert answer.headers.get_list("x-request-id") == [known]
+        assert (sent[:1] == [known.encode()]) == kept and re.fullmatch(r"[A-Za-z0-9._:-]{1,128}", known)
+        (line,) = [json.loads(record.message) for record in caplog.records if '"event"' in record.message]
+        assert line["request_id"] == known
+
+
 async def test_an_error_that_nobody_foresaw_is_in_the_log_alone(serve, caplog):
     async def broken():
         raise RuntimeError("/srv/secret at 10.0.0.7")
@@ -349,6 +414,27 @@ async def test_a_result_that_is_too_large_ends_with_words(serve):
         response = await served.post("/v1/lipsync?stream=true", data=BOX)
         told = response.json()["error"] if response.status_code != 200 else ended(response.content)[1].slug
         assert told == "result_too_large"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+async def test_a_disk_that_fills_under_the_result_is_overload_and_no_caller_who_went(serve, monkeypatch, number):
+    opened, real = [], Path.open
+
+    def full(path, *args, **named):
+        if path.name == "fragments.mp4":
+            opened.append(path)
+            if len(opened) == 2:
+                raise OSError(number, os.strerror(number))
+        return real(path, *args, **named)
+
+    monkeypatch.setattr(Path, "open", full)
+    async with serve() as served:
+        answer = await served.post(audio=LONG_VOICE, data=BOX)
+        assert "room" in problem(answer, 503, "overloaded")["detail"]
+        await served.rest()
+        assert served.meters.added[REJECTED.name, "overloaded_spool"] == 1
+        assert (CANCELLED.name, "") not in served.meters.added
+        assert ("lipsync_request_seconds", "") not in served.meters.added
 
 
 async def test_a_request_that_takes_too_long_ends_with_words(serve, speaking):
@@ -436,7 +522,13 @@ async def test_frames_are_admitted_by_what_the_headers_tell(serve, speaking):
 async def test_every_route_but_four_wants_a_key(serve, monkeypatch):
     monkeypatch.setenv("LIPSYNC_API_KEYS", KEY)
     async with serve(auth={"mode": "keys"}) as served:
-        seen = set()
+        seen, described = set(), served.api.openapi()
+        assert (
+            described["components"]["securitySchemes"]["apiKey"].items() >= {"type": "http", "scheme": "bearer"}.items()
+        )
+        for path, (operation,) in ((path, item.values()) for path, item in described["paths"].items()):
+            assert operation.get("security", []) == ([] if path in OPEN else [{"apiKey": []}]), path
+            assert ("401" in operation["responses"]) == (path not in OPEN)
         for route in served.api.routes:
             for method in route.methods - {"HEAD"}:
                 response = await served.client.request(method, route.path)
@@ -449,7 +541,7 @@ async def test_every_route_but_four_wants_a_key(serve, monkeypatch):
         assert seen == OPEN | {"/v1/lipsync", "/v1/faces", "/v1/models", "/v1/limits", "/metrics"}
         assert served.books.calls.count("enter") == 0, "nobody without a key is let into the books"
         known = {"Authorization": f"Bearer {KEY}"}
-        assert (await served.client.get("/v1/models", headers=known)).json() == {"models": [{"id": "wav2lip"}]}
+        assert (await served.client.get("/v1/models", headers=known)).json() == {"models": [MODEL]}
         assert (await served.post(data=BOX, headers=known)).status_code == 200
 
 
@@ -606,6 +698,72 @@ async def test_the_description_is_an_openapi_document(serve):
             for operation in item.values():
                 assert operation["description"] and "200" in operation["responses"]
         assert "swagger" in (await served.client.get("/docs")).text
+
+
+def described(document: dict, method: str, path: str, response: httpx.Response) -> dict:
+    """What the description has of an answer: its media type's part. The answer's headers are described too."""
+    answer = document["paths"][path][method]["responses"][str(response.status_code)]
+    ours = {name for name in response.headers if name.startswith(("x-", "server-", "retry-", "www-"))}
+    assert ours <= {name.lower() for name in answer["headers"]}
+    media_type = response.headers["content-type"].partition(";")[0]
+    assert list(answer["content"]) == [media_type]
+    return answer["content"][media_type]
+
+
+async def test_every_answer_is_as_it_is_described(serve, monkeypatch):
+    async def gathered():
+        return "ray_lipsync_requests_running 0.0\n"
+
+    monkeypatch.setattr("serve.http.gather", gathered)
+    face, given = demo_face(), {"preset": "ultrafast"}
+    async with serve(limits={"video_bytes": 500_000, "image_bytes": 500_000}) as served:
+        document, post, get = served.api.openapi(), served.post, served.client.get
+        answers = [
+            ("/v1/lipsync", 200, await post(data=BOX)), ("/v1/lipsync", 200, await post("/v1/lipsync?stream=true", data=BOX)),
+            ("/v1/lipsync", 400, await post(audio=None)), ("/v1/lipsync", 413, await post(face=FACE + bytes(600_000))),
+            ("/v1/lipsync", 415, await post(face=b"<!doctype html>")), ("/v1/lipsync", 422, await post()),
+            ("/v1/faces", 200, await post("/v1/faces", face=face, audio=None)), ("/v1/faces", 400, await post("/v1/faces", data=given)),
+            ("/v1/faces", 422, await post("/v1/faces", audio=None)),
+            ("/v1/models", 200, await get("/v1/models")), ("/v1/limits", 200, await get("/v1/limits")), ("/healthz", 200, await get("/healthz")),
+            ("/readyz", 200, await get("/readyz")), ("/metrics", 200, await get("/metrics")),
+        ]  # fmt: skip
+        for path, status, response in answers:
+            assert response.status_code == status, response.text
+            part = described(document, "post" if path in ("/v1/lipsync", "/v1/faces") else "get", path, response)
+            if "json" in response.headers["content-type"]:
+                jsonschema.validate(response.json(), part["schema"])
+                wrong = response.json() | {"more": 1}
+                assert not jsonschema.Draft202012Validator(part["schema"]).is_valid(wrong), "no schema that takes all"
+        assert {path for path, _, _ in answers} == set(document["paths"])
+        examples = [await get("/v1/limits"), await get("/healthz"), await get("/readyz")]
+        for path, shown in zip(("/v1/limits", "/healthz", "/readyz"), examples, strict=True):
+            example = described(document, "get", path, shown)["example"]
+            assert example == (shown.json() if path == "/v1/limits" else shown.text)
+
+
+async def test_every_example_is_one_of_what_it_stands_beside(serve, monkeypatch):
+    monkeypatch.setenv("LIPSYNC_API_KEYS", KEY)
+    async with serve(auth={"mode": "keys"}) as served:
+        document = served.api.openapi()
+    bodies, answers = 0, 0
+    for item in document["paths"].values():
+        for operation in item.values():
+            form = operation.get("requestBody", {}).get("content", {}).get("multipart/form-data", {})
+            for example in form.get("examples", {}).values():
+                jsonschema.validate(example["value"], form["schema"])
+                options_of({name: value if isinstance(value, str) else json.dumps(value)
+                            for name, value in example["value"].items() if name not in ("face", "audio")})  # fmt: skip
+                bodies += 1
+            for answer in operation["responses"].values():
+                for part in answer["content"].values():
+                    if "example" in part:
+                        jsonschema.validate(part["example"], part["schema"])
+                        answers += 1
+                    else:
+                        assert part["schema"].get("format") == "binary"
+    assert bodies == 6 and answers > 25
+    faces = document["paths"]["/v1/faces"]["post"]["responses"]["200"]["content"]["application/json"]["example"]
+    assert tracks_from_json(json.dumps(faces)).boxes[1] is None
 
 
 def schemas_in(value):

@@ -9,6 +9,7 @@ import hashlib
 import http.client
 import os
 import random
+import re
 import signal
 import threading
 import time
@@ -29,6 +30,7 @@ from lipsync.errors import InputCrashedWorker, LipsyncError, NoFace
 from lipsync.metrics import METRICS
 from lipsync.options import Options
 from lipsync.service import LipsyncService
+from serve.settings import Settings
 
 REPLICAS = {"Preprocessor": 4, "Renderer": 4, "Generator": 4}
 KILLS = int(os.environ.get("LIPSYNC_KILLS", "6"))
@@ -180,6 +182,13 @@ def test_first_bytes_come_after_the_first_short_segment(app: Running) -> None:
     assert arrived[0] < 0.5 * arrived[-1], "the stream came all at once"
 
 
+def test_the_address_that_serve_binds_is_known_and_anybody_may_come_in_by_that_one_alone(app: Running) -> None:
+    from serve.doors import bound_host, refuse_open_doors
+
+    assert bound_host() == app.config["http_options"]["host"] == "127.0.0.1"
+    refuse_open_doors(Settings.model_validate({"auth": {"mode": "off"}}))
+
+
 # ---------------------------------------------------------------- placement
 
 
@@ -281,9 +290,14 @@ def test_a_caller_that_goes_away_stops_its_work_down_to_the_batcher(app: Running
 
 
 def test_a_request_is_known_by_the_id_that_it_came_with(app: Running) -> None:
-    answer = httpx.post(app.url + "/v1/lipsync", headers={"x-request-id": "mine-1"}, timeout=60, trust_env=False)
-    assert answer.status_code == 400
-    assert (answer.headers["x-request-id"], answer.json()["request_id"]) == ("mine-1", "mine-1")
+    for sent in ("mine-1", "x" * 129, "a b", "<script>"):
+        answer = httpx.post(app.url + "/v1/lipsync", headers={"x-request-id": sent}, timeout=60, trust_env=False)
+        assert answer.status_code == 400
+        known = answer.json()["request_id"]
+        assert answer.headers.get_list("x-request-id") == [known]
+        assert (known == sent) == (sent == "mine-1") and re.fullmatch(r"[A-Za-z0-9._:-]{1,128}", known)
+        wait_until(lambda known=known: known in app.log("Ingress"), within_s=5)  # type: ignore[misc]
+        assert sent == known or sent not in app.log("Ingress")
 
 
 def test_bad_requests_are_answered_in_words_and_no_process_dies(app: Running) -> None:

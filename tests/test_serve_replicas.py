@@ -4,6 +4,7 @@ import asyncio
 import threading
 from types import SimpleNamespace
 
+import jsonschema
 import numpy as np
 import pytest
 import ray
@@ -12,6 +13,7 @@ from benchmarks.stand_ins import FixedCostDevice
 from lipsync.core import Claim
 from lipsync.errors import DetectorUnavailable, EngineError, Overloaded
 from serve import app as app_module
+from serve.description import describe
 from serve.gate import Gate
 from serve.generator import Generator
 from serve.niceness import give_way
@@ -64,6 +66,12 @@ async def test_a_device_that_is_stuck_fails_the_health_check_and_one_that_is_qui
     device.may_draw.set()
     await asked
     generator.check_health()
+
+
+async def test_a_model_is_described_as_the_api_says(generator):
+    content = describe(SETTINGS)["/v1/models"]["responses"][200]["content"]["application/json"]
+    jsonschema.validate({"models": [await generator.describe()]}, content["schema"])
+    assert set(content["example"]["models"][0]) == set(await generator.describe())
 
 
 async def test_a_device_that_is_lost_fails_the_health_check_and_ends_its_process(generator, device, monkeypatch):

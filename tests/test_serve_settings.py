@@ -4,12 +4,14 @@ import types
 import typing
 from dataclasses import is_dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args, get_origin
 
 import pytest
+import ray
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
-from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, BackpressureConfig
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, BackpressureConfig, HTTPOptions
 from ray.serve.schema import (
     DeploymentSchema,
     HTTPOptionsSchema,
@@ -25,6 +27,8 @@ from lipsync.options import Limits
 from lipsync.plan import Tuning
 from serve.auth import Keys
 from serve.autoscaling import FramesBacklogPolicy
+from serve.doors import bound_host, refuse_open_doors
+from serve.ingress import Ingress
 from serve.settings import AuthSettings, BatchingSettings, Settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -117,6 +121,39 @@ def test_open_doors_are_refused_where_others_reach_them(host):
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1", "localhost"])
 def test_open_doors_are_taken_on_loopback(host):
     assert Settings.model_validate({"auth": {"mode": "off"}, "host": host}).auth.mode == "off"
+
+
+@pytest.fixture
+def serving(monkeypatch):
+    """A Serve that runs with other HTTP options than the configuration has."""
+
+    def on(host: str | None) -> None:
+        monkeypatch.setattr("serve.doors.ray.is_initialized", lambda: True)
+        client = SimpleNamespace(http_config=HTTPOptions(host=host))
+        monkeypatch.setattr("serve.doors._get_global_client", lambda **_: client)
+
+    return on
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.7", ""])
+def test_open_doors_are_refused_by_the_address_that_serve_really_binds(serving, host):
+    serving(host)
+    with pytest.raises(InvalidOption, match=r"auth\.mode is off, and Ray Serve listens on .*Use auth\.mode keys"):
+        Ingress(Settings(auth=AuthSettings(mode="off")), None, None, None, None)
+    refuse_open_doors(Settings())
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", None])
+def test_open_doors_are_taken_where_serve_binds_loopback_or_nothing(serving, host):
+    serving(host)
+    refuse_open_doors(Settings(auth=AuthSettings(mode="off")))
+
+
+def test_nothing_is_bound_where_no_serve_runs_and_asking_starts_none(monkeypatch):
+    assert bound_host() is None and not ray.is_initialized()
+    monkeypatch.setattr("serve.doors.ray.is_initialized", lambda: True)
+    monkeypatch.setattr("serve.doors._get_global_client", lambda **_: None)
+    assert bound_host() is None
 
 
 def test_keys_are_wanted_unless_said_otherwise():

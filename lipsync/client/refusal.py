@@ -30,6 +30,7 @@ _BUSY_STATUSES = {429, 502, 503, 504}
 _BY_STATUS: dict[int, type[LipsyncError]] = {
     401: Unauthorized,
     403: Unauthorized,
+    408: DeadlineExceeded,
     413: InputTooLarge,
     429: Overloaded,
     503: Overloaded,
