@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import shlex
 import shutil
 import subprocess
 import time
@@ -12,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import av
 import httpx
 import pytest
 import yaml
@@ -166,26 +164,8 @@ def unanswered(server: Prometheus, expressions: list[str], *, within_s: float) -
     return left
 
 
-CURLS = [line for line in (ROOT / "docs/serving.md").read_text().splitlines() if line.startswith("curl ")]
-
-
 class TestLive:
     pytestmark = live
-
-    @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-    @pytest.mark.parametrize("line", CURLS)
-    def test_a_command_of_the_serving_page_works(self, app: Running, line: str, tmp_path: Path) -> None:
-        (tmp_path / "face.jpg").write_bytes(scaled_jpeg(ASSETS / "face.jpg", width=640))
-        (tmp_path / "face.mp4").write_bytes((ASSETS / "clip.mp4").read_bytes())
-        (tmp_path / "voice.wav").write_bytes(cut_wav(ASSETS / "voice.wav", seconds=0.5))
-        command = shlex.split(line.replace("http://127.0.0.1:8000", app.url))
-        done = subprocess.run([*command, "--fail", "--silent"], cwd=tmp_path, capture_output=True, check=False)
-        assert done.returncode == 0, done.stderr
-        made = tmp_path / command[command.index("--output") + 1] if "--output" in command else None
-        assert (made.read_bytes() if made else done.stdout) != b""
-        if made and made.suffix == ".mp4":
-            with av.open(made) as video:
-                assert sum(1 for _ in video.decode(video=0)) == 13
 
     def test_every_panel_has_data(self, prometheus: Prometheus) -> None:
         wanted = [query for panel in dashboard.panels() if panel.wants != "gpu" for query, _ in panel.queries]
