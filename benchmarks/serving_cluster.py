@@ -48,12 +48,16 @@ class Running:
         logs = Path(self.cluster.head_node.get_logs_dir_path(), "serve").glob(f"replica_lipsync_{name}_*.log")
         return "".join(log.read_text() for log in logs)
 
+    def logged(self, name: str) -> list[dict[str, Any]]:
+        """What one deployment's replicas have logged."""
+        logs = Path(self.cluster.head_node.get_logs_dir_path(), "serve").glob(f"replica_lipsync_{name}_*.log")
+        return [json.loads(line) for log in logs for line in log.read_text().splitlines() if line.startswith("{")]
+
     def complaints(self, name: str) -> list[str]:
-        """Warnings and errors in the logs of one deployment's replicas, with their tracebacks."""
-        lines = (json.loads(line) for line in self.log(name).splitlines() if line.startswith("{"))
+        """Warnings and errors among it, with their tracebacks."""
         return [
             f"{line.get('message')}\n{line.get('exc_text', '')}"
-            for line in lines
+            for line in self.logged(name)
             if line.get("levelname") in ("WARNING", "ERROR")
         ]
 

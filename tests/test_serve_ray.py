@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import json
 import os
 import random
 import re
@@ -31,8 +32,13 @@ from lipsync.metrics import METRICS
 from lipsync.options import Options
 from lipsync.service import LipsyncService
 from serve.settings import Settings
+from tests import corpus
 
 REPLICAS = {"Preprocessor": 4, "Renderer": 4, "Generator": 4}
+WINDOW, SEGMENT_BYTES = 2, 7_000_000
+"""Segments of a request under way at once, few so that what stays in the store is seen, and what one has there."""
+LARGEST_IMAGE = 8_000_000
+CROP_BYTES = 96 * 96 * 3
 KILLS = int(os.environ.get("LIPSYNC_KILLS", "6"))
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # Ray's own, in this process
@@ -42,7 +48,6 @@ pytestmark = [
 
 FACE = scaled_jpeg(ASSETS / "face.jpg", width=640)
 VOICE = cut_wav(ASSETS / "voice.wav", seconds=2.0)
-LONG_VOICE = (ASSETS / "voice.wav").read_bytes()
 POISON = scaled_jpeg(ASSETS / "face_two.jpg", width=640)
 MORE_THAN_A_CALL = 5 << 20
 """A call by value carries four megabytes at most in the throughput-optimised transport."""
@@ -64,6 +69,8 @@ def app(spool: Path) -> Iterator[Running]:
             "generator": {"threads": 1},
             "admission": {"requests": 16, "frames": 100_000},
             "spool": {"folder": str(spool)},
+            "tuning": {"window": WINDOW},
+            "limits": {"image_bytes": LARGEST_IMAGE},
         },
         stand_in=STAND_IN,
     )
@@ -212,45 +219,33 @@ def test_requests_spread_over_the_replicas(app: Running, expected: bytes) -> Non
     assert all(now["segments"] > then for now, then in zip(app.stats("Renderer"), segments, strict=True))
 
 
-def test_every_documented_metric_is_exported(app: Running) -> None:
-    httpx.get(app.url + "/v1/lipsync", trust_env=False)
-    post(app, b"no media", VOICE)
-
-    def missing() -> list[str]:
-        text = httpx.get(app.url + "/metrics", timeout=30, trust_env=False).text
-        never = (
-            "lipsync_cancelled_total",
-            "lipsync_segment_retries_total",
-            "lipsync_oom_total",
-            "lipsync_nonfinite_total",
-        )
-        return [m.name for m in METRICS if m.name not in never and f"ray_{m.name}" not in text]
-
-    try:
-        wait_until(lambda: not missing(), within_s=40)
-    except AssertionError:
-        pytest.fail(f"never exported: {missing()}")
-
-
-def test_the_store_holds_the_inputs_once_and_what_is_under_way(app: Running, one_process: LipsyncService) -> None:
-    clip = (ASSETS / "clip.mp4").read_bytes()
+def test_the_store_holds_the_inputs_once_and_what_is_under_way(app: Running) -> None:
+    clip, voice = (ASSETS / "clip.mp4").read_bytes(), cut_wav(ASSETS / "voice.wav", seconds=24)
     before, highest, over = stored(app), [0], threading.Event()
 
     def watch() -> None:
         while not over.wait(0.02):
             highest[0] = max(highest[0], stored(app))
 
+    files = {"face": clip, "audio": voice}
     with ThreadPoolExecutor(1) as pool:
         watching = pool.submit(watch)
-        answer = post(app, clip, LONG_VOICE)
+        answer = httpx.post(
+            app.url + "/v1/lipsync", files=files, headers={"x-request-id": "stored-once"}, timeout=240, trust_env=False
+        )
         over.set()
         watching.result()
     assert answer.status_code == 200
+    frames = int(answer.headers["x-lipsync-frames"])
     assert highest[0] - before > len(clip), "the store was not seen at work"
     nodes = len(app.cluster.list_all_nodes())
     # a node that reads an object of another's keeps a copy of its own
-    assert highest[0] - before <= nodes * (len(clip) + len(LONG_VOICE)) + 8 * 7_000_000
+    allowed = nodes * (len(clip) + len(voice)) + WINDOW * SEGMENT_BYTES
+    assert highest[0] - before <= allowed
+    assert frames * 2 * CROP_BYTES > allowed, "all crops and patches of the request would have been allowed to stay"
     wait_until(lambda: stored(app) <= before + 1_000_000, within_s=30)
+    said = (line["message"] for line in app.logged("Ingress") if "stored-once" in line["message"])
+    assert [json.loads(message)["puts"] for message in said] == [1]
 
 
 def stored(app: Running) -> int:
@@ -300,9 +295,15 @@ def test_a_request_is_known_by_the_id_that_it_came_with(app: Running) -> None:
         assert sent == known or sent not in app.log("Ingress")
 
 
-def test_bad_requests_are_answered_in_words_and_no_process_dies(app: Running) -> None:
+@contextmanager
+def no_process_dies(app: Running) -> Iterator[None]:
     names = ("Ingress", "Preprocessor", "Renderer", "Generator", "Admission")
     before = {name: sorted(p.pid for p in app.replicas(name)) for name in names}
+    yield
+    assert {name: sorted(p.pid for p in app.replicas(name)) for name in names} == before
+
+
+def test_bad_requests_are_answered_in_words_and_no_process_dies(app: Running) -> None:
     bodies = [
         {"content": b"x" * 1000, "headers": {"content-type": "multipart/form-data; boundary=x"}},
         {"content": b"", "headers": {"content-type": "text/plain"}},
@@ -314,13 +315,28 @@ def test_bad_requests_are_answered_in_words_and_no_process_dies(app: Running) ->
         {"files": {"face": FACE, "audio": VOICE}, "data": {"crf": "1000"}},
         {"files": {"face": FACE, "audio": VOICE}, "data": {"nonsense": "1"}},
         {"files": {"face": FACE, "audio": VOICE}, "data": {"options": "{"}},
+        {"files": {"face": FACE + bytes(LARGEST_IMAGE), "audio": VOICE}},
     ]
-    for body in bodies:
-        answer = httpx.post(app.url + "/v1/lipsync", timeout=60, trust_env=False, **body)
-        assert 400 <= answer.status_code < 500, (body.keys(), answer.status_code, answer.text)
-        assert answer.headers["content-type"] == "application/problem+json"
-        assert answer.json()["error"]
-    assert {name: sorted(p.pid for p in app.replicas(name)) for name in names} == before
+    with no_process_dies(app):
+        for body in bodies:
+            answer = httpx.post(app.url + "/v1/lipsync", timeout=60, trust_env=False, **body)
+            assert 400 <= answer.status_code < 500, (body.keys(), answer.status_code, answer.text)
+            assert answer.headers["content-type"] == "application/problem+json"
+            assert answer.json()["error"]
+        assert answer.json()["error"] == "input_too_large", "the last of them"
+
+
+def test_strange_media_is_answered_or_refused_and_no_process_dies(app: Running) -> None:
+    voice, port, secret = cut_wav(ASSETS / "voice.wav", seconds=0.4), 9, "/nonexistent/secret.mov"
+    pairs = [(name, make(), voice) for name, make in corpus.faces(port, secret).items()]
+    pairs += [(name, FACE, make()) for name, make in corpus.voices(port, secret).items()]
+    pairs += [(name, make(), voice) for name, make in corpus.scripts(port, secret).items()]
+    with no_process_dies(app), ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda pair: (pair[0], post(app, pair[1], pair[2], preset="ultrafast")), pairs))
+    assert [(name, answer.text) for name, answer in answers if answer.status_code >= 500] == []
+    refused = [answer for _, answer in answers if answer.status_code != 200]
+    assert 50 < len(refused) < len(answers)
+    assert all(answer.headers["content-type"] == "application/problem+json" for answer in refused)
 
 
 # ---------------------------------------------------------------- load that is too much, and change under load
@@ -445,6 +461,20 @@ def test_an_input_that_kills_its_workers_is_refused_and_its_neighbours_are_serve
             client.lipsync(POISON, VOICE)
         assert time.monotonic() - began < 5
     assert seen.wrong == []
+
+
+def test_every_documented_metric_of_what_happened_is_exported(app: Running) -> None:
+    """Callers have left, and pieces were done again, by now."""
+
+    def missing() -> list[str]:
+        text = httpx.get(app.url + "/metrics", timeout=30, trust_env=False).text
+        never = ("lipsync_oom_total", "lipsync_nonfinite_total")  # what a GPU alone does
+        return [m.name for m in METRICS if m.name not in never and f"ray_{m.name}" not in text]
+
+    try:
+        wait_until(lambda: not missing(), within_s=40)
+    except AssertionError:
+        pytest.fail(f"never exported: {missing()}")
 
 
 def test_an_ingress_may_die_and_the_clients_own_retry_succeeds(app: Running, expected: bytes) -> None:
