@@ -7,8 +7,8 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,10 @@ import yaml
 CONFIG = Path(__file__).resolve().parents[1] / "serve_config.yaml"
 HEAD_ONLY = {"on_head": 0.001}
 """Actor options' resources that keep a replica on the head node."""
+WORKER = {"num_cpus": 4, "resources": {"on_worker": 1}}
+"""A worker node."""
+ALONE_ON_WORKER = {"on_worker": 1}
+"""Actor options' resources that give a replica a worker node on which there is no other of its kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +152,17 @@ def _cpu_s(process: psutil.Process) -> float:
 
 @contextmanager
 def running(
-    config: Mapping[str, Any], *, workers: int = 0, num_gpus: int = 0, within_s: float = 120.0
+    config: Mapping[str, Any],
+    *,
+    workers: int = 0,
+    num_gpus: int = 0,
+    within_s: float = 120.0,
+    beside: Callable[[str], AbstractContextManager[object]] = nullcontext,
 ) -> Iterator[Running]:
-    """The application on a head node and ``workers`` more, each with ``num_gpus`` GPUs as far as Ray is told."""
+    """The application on a head node and ``workers`` more, each with ``num_gpus`` GPUs as far as Ray is told.
+
+    ``beside`` makes more nodes, given the head's address; they are there from before the application until after it.
+    """
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray gives its workers 15, so that anything else comes first
     os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "serve.request_id:middlewares")
@@ -164,17 +176,17 @@ def running(
         "resources": {"on_head": 1},
         "include_dashboard": False,
     }
-    cluster = Cluster(initialize_head=True, head_node_args=head)
-    try:
+    with ExitStack() as ending:
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        ending.callback(cluster.shutdown)
         for _ in range(workers):
-            cluster.add_node(num_cpus=4, num_gpus=num_gpus)
+            cluster.add_node(num_gpus=num_gpus, **WORKER)
+        ending.callback(ray.shutdown)
         ray.init(address=cluster.address, log_to_driver=False, namespace="serve")
+        ending.enter_context(beside(cluster.address))
+        ending.callback(serve.shutdown)
         deploy(config, within_s=within_s)
         yield Running(f"http://127.0.0.1:{config['http_options']['port']}", cluster, dict(config))
-    finally:
-        serve.shutdown()
-        ray.shutdown()
-        cluster.shutdown()
 
 
 def free_port() -> int:

@@ -1,30 +1,41 @@
-"""A cluster that may be broken: the application on three nodes of this machine, its head's state in Redis, and the ways
-to kill each kind of process of it. Only processes that this one started are ever ended."""
+"""A cluster that may be broken: the application on three nodes of this machine, one of them in a network namespace,
+behind a link that may be slow; its head's state in Redis; and the ways to break each part of it. Only processes that
+this one started are ever ended."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
+from ipaddress import ip_address
 from pathlib import Path
 
 import psutil
 
-from benchmarks.serving_cluster import Running, configuration, free_port, running
+from benchmarks.serving_cluster import ALONE_ON_WORKER, WORKER, Running, configuration, free_port, running
+from cluster.slow_link import CannotLink, SlowLink
 
 REPLICAS = {"Preprocessor": 2, "Renderer": 2, "Generator": 2}
 ALONE = ("Admission", "Ingress")
 REPLICA_KINDS = (*REPLICAS, *ALONE)
 """Kinds of replica; an Ingress takes its requests with it, and the client's own retry has to succeed."""
 SPOOL_BYTES = 8_000_000
+STORE_BYTES = 150 * 1024 * 1024
+"""Of each node's object store, as Ray's own clusters on one machine have it."""
 START_WITHIN_S = 480.0
 LOOKS = {"RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2"}
 """As the Makefile and the manifests have it."""
+NODE_WITHIN_S, END_WITHIN_S = 120.0, 30.0
+DELAY_S, DELAYED_S = 0.2, 10.0
+"""On the network, either way, and for how long."""
 
 
 class CannotBreak(Exception):
@@ -39,6 +50,8 @@ class Breakable:
     spool: Path
     spool_is_small: bool
     has_redis: bool
+    link: SlowLink | str
+    """To the node in a namespace, or why there is none."""
 
     def processes(self, title: str) -> list[psutil.Process]:
         """Ours whose command line begins with ``title``."""
@@ -89,7 +102,7 @@ def _node(target: Breakable) -> Callable[[], bool]:
     """A worker node goes with all its processes, and the operator adds another."""
     cluster = target.app.cluster
     cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
-    cluster.add_node(num_cpus=4, num_gpus=0)
+    cluster.add_node(**WORKER)
     return target.is_settled
 
 
@@ -120,6 +133,21 @@ def _full_disk(target: Breakable) -> Callable[[], bool]:
     return target.is_settled
 
 
+def _network_delay(target: Breakable) -> Callable[[], bool]:
+    """Every packet to or from one node, on which a Renderer lives, is late for ten seconds."""
+    link = target.link
+    if isinstance(link, str):
+        raise CannotBreak(f"a link to a network namespace is not possible here: {link}")
+    if not any(link.has(replica.pid) for replica in target.processes("ray::ServeReplica:lipsync:Renderer")):
+        raise RuntimeError("no Renderer lives behind the link")
+    link.delay_s = DELAY_S
+    try:
+        time.sleep(DELAYED_S)
+    finally:
+        link.delay_s = 0.0
+    return target.is_settled
+
+
 FAULTS = {
     fault.name: fault
     for fault in (
@@ -129,6 +157,7 @@ FAULTS = {
         Fault("node", _node, 60.0),
         Fault("head", _head, 60.0),
         Fault("full disk", _full_disk, 30.0),
+        Fault("network delay", _network_delay, 30.0),
     )
 }
 
@@ -136,7 +165,7 @@ FAULTS = {
 @contextmanager
 def breakable() -> Iterator[Breakable]:
     """Three nodes; ends all that it started."""
-    with _redis() as redis, _spool() as (spool, is_small):
+    with _redis() as redis, _spool() as (spool, is_small), _link() as link:
         if redis is not None:
             os.environ["RAY_REDIS_ADDRESS"] = redis
         os.environ |= LOOKS
@@ -146,12 +175,84 @@ def breakable() -> Iterator[Breakable]:
                 port=free_port(),
                 args={"generator": {"threads": 1}, "spool": {"folder": str(spool)}},
                 stand_in={},
+                # one on each worker node: so one lives behind the link
+                deployments={"Renderer": {"ray_actor_options": {"num_cpus": 0.01, "resources": ALONE_ON_WORKER}}},
             )
-            with running(config, workers=2, within_s=START_WITHIN_S) as app:
-                yield Breakable(app, spool, is_small, redis is not None)
+            if isinstance(link, str):
+                nodes = running(config, workers=2, within_s=START_WITHIN_S)
+            else:
+                beside = partial(_node_behind, link)
+                nodes = running(config, workers=1, within_s=START_WITHIN_S, beside=beside)
+            with nodes as app:
+                yield Breakable(app, spool, is_small, redis is not None, link)
         finally:
             for name in ("RAY_REDIS_ADDRESS", *LOOKS):
                 os.environ.pop(name, None)
+
+
+@contextmanager
+def _link() -> Iterator[SlowLink | str]:
+    """A link for a node to live behind, or why there can be none."""
+    from ray.util import get_node_ip_address
+
+    link: SlowLink | str
+    with ExitStack() as ending:
+        try:
+            link = ending.enter_context(SlowLink())
+        except CannotLink as error:
+            link = str(error)
+        else:
+            if ip_address(get_node_ip_address()).is_loopback:
+                link = "the head has a loopback address alone, which is another's own in the namespace"
+        yield link
+
+
+@contextmanager
+def _node_behind(link: SlowLink, address: str) -> Iterator[None]:
+    """A worker node in the link's namespace. Raises RuntimeError where it does not start."""
+    command = [
+        *("setpriv", "--pdeathsig", "KILL"),  # however we end; Ray's own processes go with this one in the same way
+        *link.command([sys.executable, "-m", "ray.scripts.scripts", "start", "--block"]),
+        *(f"--address={address}", f"--node-ip-address={link.far}", f"--object-store-memory={STORE_BYTES}"),
+        "--include-log-monitor=false",  # one for a machine's nodes, and the head has it
+        *(f"--num-cpus={WORKER['num_cpus']}", f"--resources={json.dumps(WORKER['resources'])}"),
+    ]
+    environment = os.environ | {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}  # nothing is left there to be moved
+    with tempfile.TemporaryFile("w+") as said:
+        # Ctrl-C is not for it, hence a group of its own; not a session, as Linux shares the cores out among sessions,
+        # and replicas would start four times slower there than beside
+        node = psutil.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=said, stderr=said, process_group=0
+        )
+        try:
+            until_s = time.monotonic() + NODE_WITHIN_S
+            while not _is_up(link.far):
+                if node.poll() is not None or time.monotonic() > until_s:
+                    said.seek(0)
+                    raise RuntimeError(f"the node behind the link did not start: {said.read()[-2000:]}")
+                time.sleep(0.2)
+            yield
+        finally:
+            _end(node)
+
+
+def _is_up(address: str) -> bool:
+    """Whether a node of the cluster that this process has joined lives at an address."""
+    import ray
+
+    return any(one["Alive"] and one["NodeManagerAddress"] == address for one in ray.nodes())
+
+
+def _end(node: psutil.Popen) -> None:
+    """A node's processes, all of them."""
+    processes = [node]
+    with suppress(psutil.NoSuchProcess):  # it has ended, and taken its own with it
+        processes += node.children(recursive=True)
+        node.terminate()
+    _, stubborn = psutil.wait_procs(processes, timeout=END_WITHIN_S)
+    for process in stubborn:
+        process.kill()
+    psutil.wait_procs(stubborn, timeout=END_WITHIN_S)
 
 
 @contextmanager
@@ -164,7 +265,8 @@ def _redis() -> Iterator[str | None]:
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="lipsync-redis-") as folder:
         command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", folder]
-        server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        # a group of its own: Ctrl-C must not end it before the cluster has ended, which needs it for that
+        server = subprocess.Popen(command, stdout=subprocess.DEVNULL, process_group=0)
         try:
             yield f"127.0.0.1:{port}"
         finally:
