@@ -125,7 +125,7 @@ def _full_disk(target: Breakable) -> Callable[[], bool]:
         raise CannotBreak("mounting a small tmpfs is not allowed here")
     filler = target.spool / "filler"
     with suppress(OSError), filler.open("wb") as file:
-        while True:
+        for _ in range(0, 2 * SPOOL_BYTES, 65_536):  # an end, should this be another disk after all
             file.write(bytes(65_536))
             file.flush()
     time.sleep(3.0)

@@ -90,7 +90,10 @@ class BatchingSettings(_Strict):
     first_share_frames: int = Field(BatcherSettings().first_share_frames, ge=0, description="a request's urgent start")
     queued_frames: int = Field(BatcherSettings().queued_frames, ge=1, description="most frames that wait for a batch")
     turn_frames: int = Field(
-        BatcherSettings().turn_frames, ge=1, description="frames of a request between others' turns"
+        BatcherSettings().turn_frames,
+        ge=1,
+        description="the policy: frames of a request between others' turns; few is fair, `queued_frames` first come, "
+        "first served",
     )
 
     def for_batcher(self) -> BatcherSettings:

@@ -239,6 +239,15 @@ def test_one_long_call_takes_turns_with_short_ones():
     assert desk.passes()[2:6] == [{1: 128}, {2: 100, 3: 28}, {3: 72, 4: 56}, {4: 44, 1: 84}]
 
 
+def test_with_turns_as_long_as_the_queue_who_came_first_is_drawn_first():
+    desk = busy_desk(batch_size=128, settings=BatcherSettings(turn_frames=16_384, first_share_frames=0))
+    desk.call(1000, request="long")
+    for n in range(3):
+        desk.call(100, request=str(n))
+    desk.world.run()
+    assert desk.passes()[2:] == [{1: 128}] * 7 + [{1: 104, 2: 24}, {2: 76, 3: 52}, {3: 48, 4: 80}, {4: 20}]
+
+
 def test_a_higher_class_goes_first_even_before_a_first_share_of_a_lower_one():
     desk = busy_desk(batch_size=64)
     desk.call(40, first_frame=0, priority=1)

@@ -29,13 +29,26 @@ SEGMENTS = 50
 ENOUGH = SEGMENTS // 2
 
 
+KEY = "the-only-key-there-is"
+ALLOWED = {"authorization": f"Bearer {KEY}"}
+NAMES = ("Ingress", "Preprocessor", "Renderer", "Generator", "Admission")
+
+
 @pytest.fixture(scope="module")
-def app() -> Iterator[Running]:
-    """Segments of eight frames, two under way for each request, on a device that costs nothing."""
-    tuning = {"window": 2, "segment_frames": [8]}
-    config = configuration(replicas={}, port=free_port(), args={"tuning": tuning}, stand_in={"batch_s": 0.001})
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Segments of eight frames, two under way for each request, on a device that costs nothing. Wants a key. No process
+    of it may die under any of the tests."""
+    keys = tmp_path_factory.mktemp("keys") / "keys"
+    keys.write_text(KEY)
+    args = {
+        "tuning": {"window": 2, "segment_frames": [8]},
+        "auth": {"mode": "keys", "keys_file": str(keys)},
+    }
+    config = configuration(replicas={}, port=free_port(), args=args, stand_in={"batch_s": 0.001})
     with running(config) as application:
+        before = {name: [p.pid for p in application.replicas(name)] for name in NAMES}
         yield application
+        assert {name: [p.pid for p in application.replicas(name)] for name in NAMES} == before
 
 
 def rendered(app: Running) -> int:
@@ -54,8 +67,19 @@ def wait_for_a_standstill(app: Running) -> int:
 
 @pytest.fixture
 def client() -> Iterator[httpx.Client]:
-    with httpx.Client(timeout=120, trust_env=False) as made:
+    with httpx.Client(timeout=120, trust_env=False, headers=ALLOWED) as made:
         yield made
+
+
+@pytest.mark.parametrize("given", ["", "Bearer", "Bearer another-key-than-there-is", f"Basic {KEY}", f"Bearer {KEY}x"])
+def test_a_wrong_key_is_refused(app: Running, given: str) -> None:
+    before = rendered(app)
+    answer = httpx.post(
+        app.url + "/v1/lipsync", files=FILES, headers={"authorization": given}, timeout=60, trust_env=False
+    )
+    assert (answer.status_code, answer.json()["error"]) == (401, "unauthorized")
+    assert answer.headers["www-authenticate"] == "Bearer"
+    assert rendered(app) == before
 
 
 def test_a_slow_reader_slows_itself_alone(app: Running, client: httpx.Client) -> None:
@@ -65,7 +89,7 @@ def test_a_slow_reader_slows_itself_alone(app: Running, client: httpx.Client) ->
         next(body)
         assert wait_for_a_standstill(app) < ENOUGH, f"of {SEGMENTS}: the reader was not waited for"
         short = {"face": NOISE, "audio": cut_wav(ASSETS / "voice.wav", seconds=0.5)}
-        assert httpx.post(url, files=short, data=NOISY, timeout=60, trust_env=False).status_code == 200
+        assert httpx.post(url, files=short, data=NOISY, headers=ALLOWED, timeout=60, trust_env=False).status_code == 200
         rest = b"".join(body)
     assert b'"status": "complete"' in rest[-1000:] or b'"status":"complete"' in rest[-1000:]
 

@@ -341,3 +341,10 @@ def test_every_setting_stands_in_the_docs(path):
 def test_every_metric_stands_in_the_docs_by_both_its_names():
     page = (ROOT / "docs" / "metrics.md").read_text()
     assert all(f"| `{metric.name}` | `ray_{metric.name}` |" in page for metric in METRICS)
+
+
+def test_cpu_stages_scale_up_before_the_generators_that_they_feed():
+    delays = {
+        name: one["autoscaling_config"]["upscale_delay_s"] for name, one in DEPLOYMENTS.items() if name != "Admission"
+    }
+    assert max(delays["Preprocessor"], delays["Renderer"]) < delays["Generator"]
