@@ -43,7 +43,7 @@ class Books:
         self._settings, self._clock = settings, clock
         self._leases: dict[str, tuple[Lease, float]] = {}  # until when
         self._accused: dict[str, float] = {}
-        self._usual_frames = 0.0  # of a request: what is expected of one whose headers were not read yet
+        self._usual_frames = 1.0  # of a request: what is expected of one whose headers were not read yet
 
     @property
     def requests(self) -> int:
@@ -75,8 +75,6 @@ class Books:
     def know(self, lease: Lease) -> Decision:
         """A request that has entered knows its frames now, or that nothing tells them (0); on a no it is out of the
         books."""
-        if lease.frames:
-            self._usual_frames += _LEARNING * (lease.frames - self._usual_frames)
         others = self.frames - self._frames_of(lease.request)
         if others and others + lease.frames > self._settings.frames:  # alone, a request of any length is taken
             self.leave(lease.request)
@@ -88,8 +86,12 @@ class Books:
         for lease in leases:
             self._write(lease)
 
-    def leave(self, request: str) -> None:
+    def leave(self, request: str, came_to: int = 0) -> None:
+        """``came_to``: the frames that were made of it; 0 where it ended otherwise. What headers promise is not learnt
+        from: a few that lie would close the door."""
         self._leases.pop(request, None)
+        if came_to:
+            self._usual_frames += _LEARNING * (came_to - self._usual_frames)
 
     def accuse(self, content_hash: str) -> None:
         """An input on which two workers died: refused for an hour."""
@@ -148,8 +150,8 @@ class Admission:
     async def renew(self, leases: Sequence[Lease]) -> None:
         self._books.renew(leases)
 
-    async def leave(self, request: str) -> None:
-        self._books.leave(request)
+    async def leave(self, request: str, came_to: int = 0) -> None:
+        self._books.leave(request, came_to)
 
     async def accuse(self, content_hash: str) -> None:
         self._books.accuse(content_hash)

@@ -33,6 +33,8 @@ class Pass:
     def __init__(self, gate: Gate, lease: Lease) -> None:
         self._gate = gate
         self.lease = lease
+        self.came_to = 0
+        """Frames that were made of it, once all were: others are expected to be as long."""
 
     async def know(self, frames: int) -> None:
         """Its frames are known now, as far as they will be. Raises Overloaded."""
@@ -72,12 +74,13 @@ class Gate:
         if decision.reason:
             raise _refusal(decision)
         self._hold(lease)
+        entered = Pass(self, lease)
         try:
-            yield Pass(self, lease)
+            yield entered
         finally:
             self._held.pop(name, None)
-            self._own.leave(name)
-            self._books.leave.remote(name)  # nobody waits for it: an entry that stays runs out
+            self._own.leave(name, entered.came_to)
+            self._books.leave.remote(name, entered.came_to)  # nobody waits for it: an entry that stays runs out
 
     async def check(self, hashes: Sequence[str]) -> None:
         """Before anything of the inputs is opened. Raises InputCrashedWorker for one that was accused."""

@@ -109,6 +109,7 @@ class Desk:
                             "a higher crf, or a shorter voice."
                         )
                     yield fragment
+        request.entered.came_to = request.report.frame_count
         _log(request, stages)
 
     async def result(self, request: Request, fragments: AsyncGenerator[Fragment, None]) -> Path:

@@ -136,7 +136,7 @@ def test_requests_whose_frames_nobody_tells_do_not_make_others_look_short(books)
     for number in range(50):
         books.enter(Lease("told", ""))
         books.know(Lease("told", "", 60))
-        books.leave("told")
+        books.leave("told", 60)
         books.enter(Lease(str(number), ""))
         books.know(Lease(str(number), "", 0))  # only faces are looked for, or the header does not say
         books.leave(str(number))
@@ -340,9 +340,32 @@ def test_at_the_door_a_request_is_taken_to_be_as_long_as_those_before_it():
     for number in range(60):  # each alone: they are done before the next comes
         assert not books.enter(Lease(str(number), "")).reason
         assert not books.know(Lease(str(number), "", 300)).reason
-        books.leave(str(number))
+        books.leave(str(number), 300)
     let_in = [name for name in "abcdef" if not books.enter(Lease(name, "")).reason]
     assert let_in == ["a", "b", "c"], "a fourth of 300 frames would be more than 1000"
     for name in let_in:
         books.leave(name)
     assert not books.enter(Lease("alone", "")).reason
+
+
+def test_headers_that_promise_much_and_come_to_nothing_close_no_door():
+    books = Books(AdmissionSettings(requests=4, frames=1000))
+    for number in range(60):
+        books.enter(Lease(str(number), ""))
+        books.know(Lease(str(number), "", 900))
+        books.leave(str(number))
+    assert [books.enter(Lease(name, "")).reason for name in "abcde"] == ["", "", "", "", "requests"]
+
+
+async def test_what_a_request_came_to_is_learnt_and_one_that_failed_is_not():
+    books = FakeBooks(AdmissionSettings(requests=50, frames=1000))
+    gate = Gate(books, books.real._books._settings)
+    with pytest.raises(RuntimeError):
+        async with gate.request("failed", key="") as inside:
+            await inside.know(900)
+            raise RuntimeError
+    async with gate.request("made", key="") as inside:
+        await inside.know(200)
+        inside.came_to = 200
+    await asyncio.sleep(0.01)
+    assert books.real._books._usual_frames == gate._own._usual_frames == pytest.approx(1 + 0.1 * 199)
