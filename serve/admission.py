@@ -37,11 +37,12 @@ class Decision:
 
 
 class Books:
-    """What is under way, within bounds. Not thread-safe."""
+    """What is under way, within bounds. Every request has a name of its own. Not thread-safe."""
 
     def __init__(self, settings: AdmissionSettings, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._settings, self._clock = settings, clock
         self._leases: dict[str, tuple[Lease, float]] = {}  # until when
+        self._left: dict[str, float] = {}  # until when what still comes in about them is too late
         self._accused: dict[str, float] = {}
         self._usual_frames = 1.0  # of a request: what is expected of one whose headers were not read yet
 
@@ -90,6 +91,8 @@ class Books:
         """``came_to``: the frames that were made of it; 0 where it ended otherwise. What headers promise is not learnt
         from: a few that lie would close the door."""
         self._leases.pop(request, None)
+        self._left.pop(request, None)  # the latest last
+        self._left[request] = self._clock() + self._settings.lease_s
         if came_to:
             self._usual_frames += _LEARNING * (came_to - self._usual_frames)
 
@@ -125,11 +128,15 @@ class Books:
         return known[0].frames if known else 0
 
     def _write(self, lease: Lease) -> None:
-        self._leases[lease.request] = (lease, self._clock() + self._settings.lease_s)
+        # calls overtake each other: a renewal that comes after the leaving would be in the books for as long as a lease
+        if self._left.get(lease.request, 0.0) <= self._clock():
+            self._leases[lease.request] = (lease, self._clock() + self._settings.lease_s)
 
     def _expire(self) -> None:
         now = self._clock()
         self._leases = {name: entry for name, entry in self._leases.items() if entry[1] > now}
+        while self._left and next(iter(self._left.values())) <= now:
+            self._left.pop(next(iter(self._left)))
 
 
 class Admission:

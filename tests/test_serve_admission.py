@@ -50,6 +50,10 @@ class AnyOrder(RuleBasedStateMachine):
         self.clock = Clock()
         self.books = Books(SMALL, clock=self.clock)
         self.model: dict[str, tuple[str, int, float]] = {}  # key, frames, until when
+        self.gone: dict[str, float] = {}
+
+    def left(self) -> set[str]:
+        return {name for name, until in self.gone.items() if until > self.clock.now_s}
 
     def living(self) -> dict[str, tuple[str, int, float]]:
         return {name: entry for name, entry in self.model.items() if entry[2] > self.clock.now_s}
@@ -57,9 +61,9 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(name=st.integers(0, 30), key=st.sampled_from(["", "a", "b"]))
     def enter(self, name, key):
         name = str(name)
-        if name in self.living():
-            return
         living = self.living()
+        if name in living or name in self.left():
+            return
         decision = self.books.enter(Lease(name, key))
         if len(living) >= SMALL.requests:
             assert decision == Decision("requests", 3)
@@ -82,6 +86,7 @@ class AnyOrder(RuleBasedStateMachine):
         if others and others + frames > SMALL.frames:
             assert decision == Decision("frames", 3)
             del self.model[name]
+            self.gone[name] = self.clock.now_s + SMALL.lease_s
         else:
             assert not decision.reason
             self.model[name] = (key, frames, self.clock.now_s + SMALL.lease_s)
@@ -89,7 +94,9 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(name=st.integers(0, 30))
     def renew(self, name):
         name = str(name)
-        if name in self.living():
+        if name in self.left():
+            self.books.renew([Lease(name, "", 90)])  # overtaken by the leaving: changes nothing
+        elif name in self.living():
             key, frames, _ = self.model[name]
             self.books.renew([Lease(name, key, frames)])
             self.model[name] = (key, frames, self.clock.now_s + SMALL.lease_s)
@@ -98,6 +105,7 @@ class AnyOrder(RuleBasedStateMachine):
     def leave(self, name):
         self.books.leave(str(name))
         self.model.pop(str(name), None)
+        self.gone[str(name)] = self.clock.now_s + SMALL.lease_s
 
     @rule(seconds=st.floats(0, 12))
     def wait(self, seconds):
@@ -369,3 +377,15 @@ async def test_what_a_request_came_to_is_learnt_and_one_that_failed_is_not():
         inside.came_to = 200
     await asyncio.sleep(0.01)
     assert books.real._books._usual_frames == gate._own._usual_frames == pytest.approx(1 + 0.1 * 199)
+
+
+def test_what_is_said_of_a_request_after_it_left_comes_too_late(books, clock):
+    books.enter(Lease("a", ""))
+    books.leave("a")
+    books.renew([Lease("a", "", 10)])
+    assert books.know(Lease("a", "", 10)) == Decision()
+    books.leave("b")  # who went away while asking: the entry comes after the leaving
+    books.enter(Lease("b", ""))
+    assert (books.requests, books.frames) == (0, 0)
+    clock.now_s += SMALL.lease_s
+    assert books.requests == 0 and not books._left, "nothing is kept of them for long"
