@@ -49,7 +49,7 @@ class Sample:
 
     at_s: float
     memory_mb: float
-    """What would be free again if the processes ended: pages that are theirs alone."""
+    """Pages of no file: what a library's code takes depends on who else on the machine has it open."""
     shared_mb: float
     """In use in ``/dev/shm``: the object store."""
     files: int
@@ -69,7 +69,7 @@ def sample(began_s: float, temporary: Path) -> Sample:
     memory, files, threads, by_kind = 0.0, 0, 0, dict[str, float]()
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):  # it has just ended
-            own_mb = process.memory_full_info().uss / 1e6
+            own_mb = anonymous_mb(process)
             kind = kind_of(process)
             files, threads = files + process.num_fds(), threads + process.num_threads()
             memory, by_kind[kind] = memory + own_mb, by_kind.get(kind, 0.0) + own_mb
@@ -82,6 +82,16 @@ def sample(began_s: float, temporary: Path) -> Sample:
         temporary=sum(1 for _ in temporary.rglob("*")),
         by_kind_mb={kind: round(mb, 1) for kind, mb in sorted(by_kind.items())},
     )
+
+
+def anonymous_mb(process: psutil.Process) -> float:
+    """Memory that holds no file's content. Raises psutil.NoSuchProcess where it has ended."""
+    try:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        raise psutil.NoSuchProcess(process.pid) from None
+    found = re.search(r"^RssAnon:\s+(\d+) kB$", status, re.MULTILINE)
+    return int(found[1]) * 1024 / 1e6 if found else 0.0  # a process that has just ended has none
 
 
 def kind_of(process: psutil.Process) -> str:

@@ -60,9 +60,7 @@ def test_a_run_too_short_to_tell_says_so() -> None:
 
 
 def test_a_sample_sees_what_a_child_holds(tmp_path: Path) -> None:
-    code = (
-        "data = b'x' * 60_000_000; files = [open('/dev/null') for _ in range(50)]; print('ready', flush=True); input()"
-    )
+    code = "data = bytearray(b'x') * 60_000_000; files = [open('/dev/null') for _ in range(50)]; print('ready', flush=True); input()"
     before = sample(0.0, tmp_path)
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdout is not None and child.stdout.readline()
