@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -90,12 +91,20 @@ def test_nothing_more_is_broken_when_its_time_is_up() -> None:
     assert 1 <= len(result["log"]) <= 3
 
 
-def test_the_committed_log_adds_up_and_no_answer_in_it_is_wrong() -> None:
+def test_in_the_committed_log_everything_was_broken_as_often_as_promised_and_nobody_was_let_down() -> None:
     log = json.loads((ROOT / "docs" / "benchmarks" / "chaos.json").read_text())
-    assert log["requests"] == log["answered_right"] + sum(log["refused"].values()) >= 200
-    assert (log["answered_wrong"], log["hung"]) == (0, 0)
-    assert {name: one["times"] for name, one in log["faults"].items()} == Counter(one["fault"] for one in log["log"])
-    assert set(log["faults"]) | set(log["skipped"]) == set(FAULTS)
+    assert log["requests"] == log["answered_right"] >= 200
+    assert (log["answered_wrong"], log["refused"], log["hung"], log["skipped"]) == (0, {}, 0, {})
+    promised = Counter(one.name for one in chaos.in_rounds(list(FAULTS.values()), chaos.ROUNDS))
+    assert Counter(one["fault"] for one in log["log"]) == promised
+    assert min(promised[name] for name in REPLICA_KINDS) >= 20 and min(promised.values()) >= 5
+    for one in log["log"]:
+        slowest_s = max(one["replaced_s"], one["answered_again_s"])
+        assert slowest_s <= (60 if one["fault"] in ("node", "head", "controller") else 30), one
+    worst_s = {name: math.ceil(found["replaced_s"]["max"]) for name, found in log["faults"].items()}
+    replicas_s = max(worst_s[name] for name in REPLICA_KINDS)
+    told = f"{log['requests']} requests, all answered right, none hung; replicas replaced within {replicas_s} s"
+    assert f"{told}, nodes within {worst_s['node']} s" in (ROOT / "docs/operations.md").read_text()
 
 
 # ---------------------------------------------------------------- in earnest
