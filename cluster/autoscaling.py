@@ -86,16 +86,33 @@ def trace(app: Running) -> dict[str, Any]:
 
 
 def judged(samples: list[dict[str, Any]], bursts: list[tuple[float, float]]) -> dict[str, Any]:
-    """Seconds from each burst to the first replica more that was wanted, and how often the wish changed direction."""
-    decided, turns = [], []
+    """By deployment and burst: seconds from its start to the first replica more that was wanted (None: none was), and
+    how often the wish changed direction until the next."""
+    decided: dict[str, list[float | None]] = {name: [] for name in WATCHED}
+    turns: dict[str, list[int]] = {name: [] for name in WATCHED}
     for start_s, stop_s in bursts:
         inside = [s for s in samples if start_s <= s["at_s"] <= stop_s + PAUSE_S]
-        more = next((s["at_s"] for s in inside if s["Generator"][0] > inside[0]["Generator"][0]), None)
-        decided.append(None if more is None else round(more - start_s, 2))
-        wishes = [s["Generator"][0] for s in inside]
-        steps = [after - before for before, after in pairwise(wishes) if after != before]
-        turns.append(sum((a > 0) != (b > 0) for a, b in pairwise(steps)))
-    return {"decided_after_s": decided, "changes_of_direction": turns}
+        for name in WATCHED:
+            wishes = [s[name][0] for s in inside]
+            more = next((s["at_s"] for s, wish in zip(inside, wishes, strict=True) if wish > wishes[0]), None)
+            decided[name].append(None if more is None else round(more - start_s, 2))
+            steps = [after - before for before, after in pairwise(wishes) if after != before]
+            turns[name].append(sum((a > 0) != (b > 0) for a, b in pairwise(steps)))
+    return {"decided_after_s": decided, "changes_of_direction": turns, "start_up_s": start_ups(samples)}
+
+
+def start_ups(samples: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """Seconds from each wish for more replicas until as many ran."""
+    found: dict[str, list[float]] = {name: [] for name in WATCHED}
+    for name in WATCHED:
+        for before, after in pairwise(samples):
+            if after[name][0] > before[name][0]:
+                ran = next(
+                    (s["at_s"] for s in samples if s["at_s"] >= after["at_s"] and s[name][1] >= after[name][0]), None
+                )
+                if ran is not None:
+                    found[name].append(round(ran - after["at_s"], 2))
+    return found
 
 
 def chart(result: dict[str, Any], path: Path) -> None:

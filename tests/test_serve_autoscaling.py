@@ -1,14 +1,18 @@
 """How many Generators: simulated minute by minute under Ray's delays. Up with a burst, down by steps, calm in between."""
 
+import json
 import math
 from collections import deque
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from cluster.autoscaling import WATCHED, judged
 from serve.autoscaling import FramesBacklogPolicy
 
+ROOT = Path(__file__).resolve().parents[1]
 SPEED = 1000.0
 """Frames that a replica draws in a second."""
 UP_S, DOWN_S, LOOK_BACK_S, MOST = 2, 120, 11, 8
@@ -128,3 +132,33 @@ def test_the_backlog_is_drained_in_the_time_that_was_set():
 def test_a_speed_near_nothing_does_not_ask_for_the_moon():
     asked, _ = ask(1, {"queued_frames": {"a": 100}, "frames_per_s": {"a": 1e-9}})
     assert asked == 50
+
+
+# ---------------------------------------------------------------- the trace of two bursts
+
+
+def sampled(*rows: tuple[float, int, int]) -> list[dict]:
+    """Of (seconds, wanted, running); all deployments alike."""
+    return [{"at_s": at_s} | {name: [wanted, ready] for name in WATCHED} for at_s, wanted, ready in rows]
+
+
+def test_a_trace_is_judged_by_when_more_is_wanted_by_turns_and_by_how_long_starting_takes():
+    calm = sampled((0, 1, 1), (10, 1, 1), (12, 3, 1), (20, 3, 3), (60, 2, 2), (70, 1, 1), (110, 1, 1))
+    found = judged(calm, [(9.0, 30.0)])
+    assert found["decided_after_s"]["Renderer"] == [3.0]
+    assert found["changes_of_direction"]["Renderer"] == [1]
+    assert found["start_up_s"]["Renderer"] == [8.0]
+    restless = sampled((0, 1, 1), (10, 2, 1), (11, 1, 1), (12, 2, 2), (20, 1, 1))
+    assert judged(restless, [(0.0, 30.0)])["changes_of_direction"]["Generator"] == [3]
+    assert judged(sampled((0, 1, 1), (9, 1, 1)), [(0.0, 30.0)])["decided_after_s"]["Ingress"] == [None]
+
+
+def test_the_committed_trace_scales_in_time_once_up_and_once_down_and_cpu_stages_first():
+    trace = json.loads((ROOT / "docs/benchmarks/autoscaling.json").read_text())
+    assert trace["failed"] == 0 and len(trace["bursts_s"]) == 2
+    found = judged(trace["samples"], [tuple(burst) for burst in trace["bursts_s"]])
+    assert {key: trace[key] for key in found} == found
+    assert all(after_s <= 5 for after_s in found["decided_after_s"]["Generator"])
+    assert all(count <= 1 for counts in found["changes_of_direction"].values() for count in counts)
+    for cpu, gpu in zip(found["decided_after_s"]["Renderer"], found["decided_after_s"]["Generator"], strict=True):
+        assert cpu <= gpu

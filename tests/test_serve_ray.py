@@ -220,7 +220,7 @@ def test_requests_spread_over_the_replicas(app: Running, expected: bytes) -> Non
 
 
 def test_the_store_holds_the_inputs_once_and_what_is_under_way(app: Running) -> None:
-    clip, voice = (ASSETS / "clip.mp4").read_bytes(), cut_wav(ASSETS / "voice.wav", seconds=24)
+    clip, voice = (ASSETS / "clip.mp4").read_bytes(), cut_wav(ASSETS / "voice.wav", seconds=16)
     before, highest, over = stored(app), [0], threading.Event()
 
     def watch() -> None:
