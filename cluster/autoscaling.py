@@ -118,17 +118,18 @@ def start_ups(samples: list[dict[str, Any]]) -> dict[str, list[float]]:
 def chart(result: dict[str, Any], path: Path) -> None:
     from cluster.charts import COLOURS, figure, name
 
-    made, (panel,) = figure(columns=2, title="")
+    made, panels = figure(columns=1, rows=len(WATCHED))
     times = [s["at_s"] for s in result["samples"]]
-    for deployment, colour in zip(WATCHED, COLOURS, strict=False):
+    for panel, deployment, colour in zip(panels, WATCHED, COLOURS, strict=False):
         wanted = [s[deployment][0] for s in result["samples"]]
         ready = [s[deployment][1] for s in result["samples"]]
-        panel.step(times, wanted, where="post", color=colour, linestyle=":", linewidth=1)
-        panel.step(times, ready, where="post", color=colour, label=deployment)
-    for start_s, stop_s in result["bursts_s"]:
-        panel.axvspan(start_s, stop_s, color="#cbd5e0", alpha=0.4, linewidth=0)
-    panel.legend(fontsize=8, frameon=False)
-    name(panel, "Replicas: wanted (dotted) and running; bursts in gray", x="seconds", y="replicas")
+        panel.step(times, wanted, where="post", color=colour, linestyle=":", label="wanted")
+        panel.step(times, ready, where="post", color=colour, label="running")
+        for start_s, stop_s in result["bursts_s"]:
+            panel.axvspan(start_s, stop_s, color="#cbd5e0", alpha=0.4, linewidth=0)
+        panel.set_ylim(0, MOST + 0.5)
+        panel.legend(fontsize=8, frameon=False)
+        name(panel, f"{deployment}s (bursts in gray)", x="seconds", y="replicas")
     made.savefig(path)
 
 
