@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import time
 from collections.abc import Callable
 from itertools import pairwise
@@ -23,7 +22,6 @@ import yaml
 from benchmarks.__main__ import machine
 from benchmarks.serving import Caller, closed_loop, with_client
 from benchmarks.serving_cluster import CONFIG, Running, configuration, free_port, running
-from cluster.demo import PUSHES
 
 BATCH_S, MOST = 4.0, 4
 BURST_S, PAUSE_S, DOWNSCALE_DELAY_S = 40.0, 60.0, 15.0
@@ -129,7 +127,7 @@ def chart(result: dict[str, Any], path: Path) -> None:
             panel.axvspan(start_s, stop_s, color="#cbd5e0", alpha=0.4, linewidth=0)
         panel.set_ylim(0, MOST + 0.5)
         panel.legend(fontsize=8, frameon=False)
-        name(panel, f"{deployment}s (bursts in gray)", x="seconds", y="replicas")
+        name(panel, f"{deployment}: replicas (bursts in gray)", x="seconds", y="")
     made.savefig(path)
 
 
@@ -138,7 +136,6 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where the trace goes")
     parser.add_argument("--chart", type=Path, help="where the picture goes")
     options = parser.parse_args()
-    os.environ |= PUSHES
     on = machine()
     with running(scaled(free_port())) as app:
         result = trace(app) | {"machine": on, "date": time.strftime("%Y-%m-%d"), "batch_s": BATCH_S}

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import random
 import shutil
 import subprocess
@@ -37,11 +36,6 @@ MINUTES, WORKERS = 4.0, 2
 CALLERS = ((0.0, 1), (0.25, 5), (0.4, 12), (0.55, 5), (0.8, 1))
 """From which share of the time on, how many requests are kept under way; the application admits eight."""
 KILL_AT = 0.65
-PUSHES = {
-    "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
-    "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
-}
-"""As the Makefile and the manifests set it."""
 
 FACE = scaled_jpeg(ASSETS / "face.jpg", width=640)
 CLIP = (ASSETS / "clip.mp4").read_bytes()
@@ -121,7 +115,6 @@ def main() -> int:
     if shutil.which("prometheus") is None:
         console.print("Prometheus is not installed: apt-get install prometheus")
         return 1
-    os.environ |= PUSHES
     seen: Counter[str] = Counter()
     console.print(f"Starting a head and {WORKERS} worker nodes on this machine …")
     with (

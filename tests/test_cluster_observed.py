@@ -121,8 +121,6 @@ def app() -> Iterator[Running]:
     config = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
     config["http_options"]["port"] = free_port()
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("REPLICA", "HANDLE"):
-            patch.setenv(f"RAY_SERVE_{name}_AUTOSCALING_METRIC_PUSH_INTERVAL_S", "1")
         # every 10 s would do too, and take longer to test; a gauge is forgotten two reports after it was last set
         patch.setenv("RAY_metrics_report_interval_ms", "4000")
         patch.setenv("RAY_SERVE_STATUS_GAUGE_REPORT_INTERVAL_S", "1")

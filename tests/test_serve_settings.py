@@ -299,6 +299,7 @@ def test_replicas_have_bounds_and_time_to_finish(name):
         scaling = AutoscalingConfig(**deployment["autoscaling_config"])
         assert 1 <= scaling.min_replicas <= scaling.max_replicas
         assert scaling.upscale_delay_s <= 3, "the decision within five seconds of a burst"
+        assert scaling.metrics_interval_s <= 1 < scaling.look_back_period_s
         assert scaling.downscale_delay_s >= 10 * scaling.upscale_delay_s
     else:
         assert deployment["num_replicas"] == 1

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from cluster import simulate
-from cluster.autoscaling_model import Pending, burst, delayed, shipped
+from cluster.autoscaling_model import REPORTS_EVERY_S, Pending, burst, delayed, shipped
 from cluster.costs import ROOT, Assumptions, Costs
 from cluster.experiments import Demand, capacity_rps, limits, observe, segments
 from cluster.model import CALLS_AT_THE_START, Cluster, Size, mean_frames
@@ -168,3 +168,7 @@ def test_a_reduced_run_writes_page_results_and_chart(tmp_path: Path) -> None:
     assert {one["gpus"] for one in result["latency"]} == {1, 4}
     with Image.open(tmp_path / "images" / "scaling.png") as chart:
         assert chart.width > 900
+
+
+def test_replicas_report_as_often_as_is_shipped() -> None:
+    assert shipped("Generator")["autoscaling_config"]["metrics_interval_s"] == REPORTS_EVERY_S
