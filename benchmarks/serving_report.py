@@ -91,7 +91,8 @@ def stages(got: Result) -> str:
     needs = [(row["frames_per_s"], *(row[kind] for kind in kinds)) for row in got["cores"]]
     return f"""### Where the CPU's time goes
 
-CPU milliseconds per frame by kind of replica, real media and real encoding (720p, `veryfast`), a device that costs nothing.
+CPU milliseconds per frame by kind of replica, real media and real encoding (720p, `veryfast`), a device that costs nothing:
+{got["how"]}.
 
 {table(("", *kinds), cells)}
 What a Generator of a given speed therefore wants of such cores, computed from the line "all" and not measured:

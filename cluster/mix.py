@@ -12,8 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
-PICTURE_BYTES = b"\xff\xd8"
-CLIP_MARK = b"ftyp"
+from benchmarks.marked import marked
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +87,11 @@ class Inputs:
         self._cut(1.0)
         if is_fresh:
             for face in self._faces.values():
-                _marked(face, 0)
+                marked(face, 0)
 
     def face(self, kind: Kind, *, number: int) -> bytes:
         face = self._faces[kind.face]
-        return _marked(face, number) if self.is_fresh else face
+        return marked(face, number) if self.is_fresh else face
 
     def voice(self, kind: Kind) -> bytes:
         """The voice's first seconds as WAV, from its start again where it is shorter."""
@@ -118,15 +117,3 @@ class Inputs:
 
 def _read(path: Path | None, packaged: str) -> bytes:
     return path.read_bytes() if path is not None else (files("lipsync") / "assets" / packaged).read_bytes()
-
-
-def _marked(face: bytes, number: int) -> bytes:
-    """The same picture or clip in other bytes: a JPEG comment, or an MP4 box that is skipped."""
-    mark = b"%020d" % number
-    if face.startswith(PICTURE_BYTES):
-        return face[:2] + b"\xff\xfe" + (len(mark) + 2).to_bytes(2, "big") + mark + face[2:]
-    if face[4:8] == CLIP_MARK:
-        return face + (len(mark) + 8).to_bytes(4, "big") + b"free" + mark
-    raise ValueError(
-        "Only a JPEG and an MP4 can be made fresh for every request. Leave --fresh out, or convert the face."
-    )
