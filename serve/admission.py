@@ -91,6 +91,7 @@ class Books:
         """``came_to``: the frames that were made of it; 0 where it ended otherwise. What headers promise is not learnt
         from: a few that lie would close the door."""
         self._leases.pop(request, None)
+        self._expire()  # a gate's own books are asked nothing else as long as Admission answers
         self._left.pop(request, None)  # the latest last
         self._left[request] = self._clock() + self._settings.lease_s
         if came_to:

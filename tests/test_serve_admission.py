@@ -389,3 +389,10 @@ def test_what_is_said_of_a_request_after_it_left_comes_too_late(books, clock):
     assert (books.requests, books.frames) == (0, 0)
     clock.now_s += SMALL.lease_s
     assert books.requests == 0 and not books._left, "nothing is kept of them for long"
+
+
+def test_books_that_are_asked_nothing_keep_nothing_of_who_left_long_ago(books, clock):
+    for number in range(100):
+        books.leave(str(number))
+        clock.now_s += SMALL.lease_s / 4
+    assert len(books._left) <= 4
