@@ -55,9 +55,9 @@ def service() -> Iterator[subprocess.Popen[str]]:
             _, alive = psutil.wait_procs(started, timeout=ENDS_WITHIN_S)
             assert not alive, f"still there after Ctrl-C: {alive}"
         finally:
-            for process in [made] if made.poll() is None else []:
-                for child in (*psutil.Process(process.pid).children(recursive=True), process):
-                    child.kill()
+            if made.poll() is None:
+                for process in (*psutil.Process(made.pid).children(recursive=True), made):
+                    process.kill()
 
 
 def wait_until_ready(made: subprocess.Popen[str], log: str) -> None:
