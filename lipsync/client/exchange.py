@@ -24,13 +24,14 @@ RECOVERABLE = (Refused, LipsyncError, httpx.HTTPError)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retries:
-    """How often a request is sent at most, and how long to wait between: a random time up to a bound that doubles.
+    """How often a request is sent at most, and how long to wait between: a random time, between half of a bound and all
+    of it, and the bound doubles. As they stand they outlast the restart of an Ingress or a proxy (7 s).
 
     A server's ``Retry-After`` is waited out in full, plus that random time; beyond ``longest_retry_after_s`` the
     refusal is raised at once. Raises InvalidOption where a number is negative or there is not even one attempt.
     """
 
-    attempts: int = 4
+    attempts: int = 6
     first_pause_s: float = 0.5
     longest_pause_s: float = 20.0
     longest_retry_after_s: float = 60.0
@@ -43,7 +44,7 @@ class Retries:
     def pause_s(self, attempt: int, *, retry_after_s: float = 0.0) -> float:
         """Seconds between attempt number ``attempt``, from 1, and the next."""
         bound_s = min(self.longest_pause_s, self.first_pause_s * 2.0 ** min(attempt - 1, 60))
-        return retry_after_s + random.uniform(0, bound_s)
+        return retry_after_s + random.uniform(bound_s / 2, bound_s)
 
 
 class Exchange:
