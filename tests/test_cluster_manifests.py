@@ -294,6 +294,18 @@ def test_what_is_compiled_fits_where_it_is_kept() -> None:
     assert most_bytes < min(int(place.removesuffix("g")) for place in places) * 2**30, places
 
 
+def test_what_callers_send_is_kept_on_a_disk_that_holds_every_ingress_replicas_share() -> None:
+    (application,) = read("cluster/serve_config.yaml")["applications"]
+    most_bytes = Settings.model_validate(application["args"]).spool.bytes
+    (ingress,) = (one for one in application["deployments"] if one["name"] == "Ingress")
+    share = ingress["ray_actor_options"]["resources"]["ingress"]
+    (volume,) = (volume for volume in pods()["ingress"]["volumes"] if volume["name"] == "spool")
+    assert "medium" not in volume["emptyDir"]
+    assert 1 // share * most_bytes < int(volume["emptyDir"]["sizeLimit"].removesuffix("Gi")) * 2**30
+    assert "spool:/spool" in read("cluster/compose.yaml")["services"]["head"]["volumes"]
+    assert "--volume=lipsync-spool:/spool" in read("cluster/ray-cluster.yaml")["docker"]["head_run_options"]
+
+
 def test_security_keys_are_mounted_where_ingress_runs_and_no_media_is_opened() -> None:
     holders = {
         name for name, spec in pods().items() if "lipsync-api-keys" in set(_named_secrets(spec.get("volumes", [])))
