@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import subprocess
 import sys
@@ -80,3 +81,20 @@ def test_a_process_is_named_by_its_deployment(monkeypatch: pytest.MonkeyPatch) -
     assert kind_of(process) == "Renderer"
     monkeypatch.setattr(process, "cmdline", lambda: ["/usr/bin/raylet", "--x"])
     assert kind_of(process) == process.name()
+
+
+def test_the_committed_run_of_half_an_hour_grew_by_nothing_and_the_leaking_build_was_found_out() -> None:
+    runs = json.loads((ROOT / "docs/benchmarks/soak.json").read_text())["runs"]
+    for run_ in runs:
+        found = judge([Sample(**one) for one in run_["samples"]])
+        assert {"growth": run_["growth"], "leaks": run_["leaks"], "bounds": run_["bounds"]} == found | {
+            "bounds": BOUNDS
+        }
+        assert run_["requests"] == run_["answered"] and not run_["refused"]
+    leaking, sound = runs
+    assert leaking["leaks_on_purpose"] and set(leaking["leaks"]) == set(BOUNDS)
+    assert not sound["leaks_on_purpose"] and sound["leaks"] == []
+    assert sound["minutes"] >= 30 and sound["callers"] == 20 and sound["requests"] > 500
+    grown_mb = sound["growth"]["memory_mb"] + max(0.0, sound["growth"]["shared_mb"])
+    page = (ROOT / "docs/operations.md").read_text()
+    assert f"{sound['requests']:,} requests, all answered; memory grew by {grown_mb:.0f} MB of 100" in page
