@@ -189,16 +189,16 @@ def shared_batches(app: Running) -> dict[str, Any]:
 
 def generators(app: Running) -> list[dict[str, Any]]:
     """Frames a second by the number of Generators, each a device so slow that nothing else decides."""
-    rows, batch_s, for_s = [], 4.0, 56.0
+    rows, batch_s, for_s = [], 8.0, 72.0
     for count in (1, 2, 4, 8):
         deployed(app, stand_in={"batch_s": batch_s, "encode_s": 0}, replicas={"Generator": count, "Renderer": 4})
 
         async def work(client: httpx.AsyncClient) -> float:
             caller = Caller(app.url, client)
             running_ = asyncio.create_task(closed_loop(caller, lambda: 500, callers=CALLERS, for_s=for_s))
-            await asyncio.sleep(8)
+            await asyncio.sleep(2 * batch_s)
             since_s = time.time()
-            await asyncio.sleep(for_s - 8)
+            await asyncio.sleep(for_s - 2 * batch_s)
             speed = frames_per_s(await asyncio.to_thread(drawn, app, since_s=since_s))
             running_.cancel()
             await asyncio.gather(running_, return_exceptions=True)
@@ -227,7 +227,7 @@ def renderers(app: Running) -> list[dict[str, Any]]:
 
 def overload(app: Running) -> dict[str, Any]:
     """Requests of 100 frames at 0.9 and at 3 times what a device of fixed cost can do."""
-    batch_s, frames, for_s = 1.0, 100, 35.0
+    batch_s, frames, for_s = 2.0, 100, 70.0
     capacity = BATCH / batch_s / frames  # requests a second
     deployed(
         app, stand_in={"batch_s": batch_s, "encode_s": 0}, replicas={"Renderer": 2, "Preprocessor": 2},
@@ -242,9 +242,9 @@ def overload(app: Running) -> dict[str, Any]:
     calm = at(0.9)
     with ThreadPoolExecutor(1) as beside:
         storming = beside.submit(at, 3.0)
-        time.sleep(5)  # until as much is under way as may be
+        time.sleep(5 * batch_s)  # until as much is under way as may be
         since_s = time.time()
-        time.sleep(for_s - 5)
+        time.sleep(for_s - 5 * batch_s)
         speed = frames_per_s(drawn(app, since_s=since_s))
         storm = storming.result()
     accepted = [answer for answer in storm if answer.status == 200]
@@ -271,13 +271,15 @@ def stages(app: Running) -> dict[str, Any]:
     device costs nothing. Every request brings a face that no cache has seen."""
     deployed(app, stand_in={"batch_s": 0.001}, replicas={"Renderer": 2, "Preprocessor": 1})
     warm_s, for_s = 15.0, 40.0
-    rows = {}
+    rows, loads = {}, {}
     clip = (ASSETS / "clip.mp4").read_bytes()
     for kind, face in (("still 720p", scaled_jpeg(ASSETS / "face.jpg", width=1280)), ("video", clip)):
 
-        async def work(client: httpx.AsyncClient, face: bytes = face) -> tuple[Costs, Costs]:
+        async def work(
+            client: httpx.AsyncClient, face: bytes = face
+        ) -> tuple[list[Answer], Costs, Costs, list[list[Batch]]]:
             numbers = itertools.count()
-            lengths = mixed(2)
+            lengths, answers = mixed(2), list[Answer]()
 
             async def one() -> None:
                 while True:
@@ -285,27 +287,41 @@ def stages(app: Running) -> dict[str, Any]:
                     answer = await fresh.call(lengths())
                     if answer.status != 200:
                         raise RuntimeError(f"a request was answered {answer.status}")
+                    answers.append(answer)
 
             calling = asyncio.gather(*(one() for _ in range(CALLERS)))
             await asyncio.wait([calling], timeout=warm_s)
+            answers.clear()
+            since_s = time.time()
             before = await asyncio.to_thread(Costs.of, app)
             await asyncio.wait([calling], timeout=for_s)
             after = await asyncio.to_thread(Costs.of, app)
+            batches = await asyncio.to_thread(drawn, app, since_s=since_s)
             calling.cancel()
             with suppress(asyncio.CancelledError):
                 await calling
-            return before, after
+            return answers, before, after, batches
 
-        before, after = with_client(work)
+        answers, before, after, batches = with_client(work)
         frames = after.frames - before.frames
-        rows[kind] = {name: round((after.cpu_s[name] - before.cpu_s[name]) / frames * 1000, 2) for name in after.cpu_s}
-        rows[kind]["all"] = round(sum(rows[kind].values()), 2)
-        rows[kind]["frames_per_s_here"] = round(frames / (after.at_s - before.at_s), 1)
+        row = {name: round((after.cpu_s[name] - before.cpu_s[name]) / frames * 1000, 2) for name in after.cpu_s}
+        rows[kind] = row | {
+            "all": round(sum(row.values()), 2),
+            "frames_per_s_here": round(frames / (after.at_s - before.at_s), 1),
+        }
+        shared = [batch for of_replica in batches for batch in of_replica]
+        loads[kind] = {
+            "requests": len(answers),
+            "requests_per_batch": round(statistics.fmean(batch.requests for batch in shared), 2),
+            "frames_per_batch": round(statistics.fmean(batch.frames for batch in shared), 1),
+            "first_fragment_p50_s": round(percentile([answer.first_s for answer in answers], 0.5), 2),
+            "first_fragment_p99_s": round(percentile([answer.first_s for answer in answers], 0.99), 2),
+        }
     how = (
         f"{CALLERS} callers at once for {for_s:g} s, 25 to 500 frames each (log-uniform), each with a face that "
         "no cache has seen, so that looking for it is included"
     )
-    return {"how": how, "kinds": rows, "cores": cores(rows)}
+    return {"how": how, "kinds": rows, "loads": loads, "cores": cores(rows)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,7 +153,7 @@ class StandInRenderer(Renderer):
         self._poison = settings.stand_in.poison
         self._leaks = settings.stand_in.leaks
         self._leaked: list[Any] = []
-        self._segments = self._under_way = 0
+        self._segments = self._frames = self._under_way = 0
         self._left_s = 0.0
 
     async def render(
@@ -165,9 +165,11 @@ class StandInRenderer(Renderer):
                 async for item in items:
                     if ref.face_hash == self._poison and item != BEGUN:
                         os.kill(os.getpid(), signal.SIGKILL)
-                    self._segments += item != BEGUN
-                    if self._leaks and item != BEGUN:
-                        self._leak()
+                    if isinstance(item, Fragment):
+                        self._segments += 1
+                        self._frames += item.frame_count
+                        if self._leaks:
+                            self._leak()
                     yield item
         finally:
             self._under_way -= 1
@@ -179,7 +181,13 @@ class StandInRenderer(Renderer):
         self._leaked.append((bytearray(os.urandom(1_000_000)), tempfile.mkstemp(), waiting))
 
     async def stats(self) -> dict[str, Any]:
-        return {"segments": self._segments, "under_way": self._under_way, "left_s": self._left_s}
+        return {
+            "node": ray.get_runtime_context().get_node_id(),
+            "segments": self._segments,
+            "frames": self._frames,
+            "under_way": self._under_way,
+            "left_s": self._left_s,
+        }
 
 
 def build(settings: StandInSettings) -> Application:

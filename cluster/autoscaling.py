@@ -69,6 +69,7 @@ def trace(app: Running) -> dict[str, Any]:
         watching = asyncio.create_task(watched(samples, began, lambda: over))
         caller, failed = Caller(app.url, client), 0
         await caller.call(50)  # so that the policy knows how fast a replica is
+        await asyncio.sleep(PAUSE_S)  # and has nothing to do when the first burst comes
         for _ in range(2):
             start_s = time.perf_counter() - began
             answers = await closed_loop(caller, lambda: FRAMES, callers=CALLERS, for_s=BURST_S)

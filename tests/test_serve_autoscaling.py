@@ -10,6 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 from cluster.autoscaling import WATCHED, judged
+from lipsync.batcher import BatcherCounts, BatchReport
+from lipsync.metrics import BatchMeter, NoMeters
 from serve.autoscaling import FramesBacklogPolicy
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,7 +55,7 @@ class Cluster:
         queued, busy = max(self.queue_seen), sum(self.busy_seen) / len(self.busy_seen)
         metrics = {
             "queued_frames": {str(n): queued / ready for n in range(ready)},
-            "busy_ratio": {str(n): busy / ready for n in range(ready)},
+            "load": {str(n): busy / ready for n in range(ready)},
             "frames_per_s": {str(n): SPEED if busy else 0.0 for n in range(ready)},
         }
         context = SimpleNamespace(target_num_replicas=self.target, aggregated_metrics=metrics, policy_state=self.state)
@@ -121,6 +123,13 @@ def test_without_any_measurement_nothing_changes():
 def test_a_speed_once_measured_is_remembered_while_nothing_is_drawn():
     _, state = ask(1, {"queued_frames": {"a": 0}, "frames_per_s": {"a": 100}})
     assert ask(1, {"queued_frames": {"a": 1000}, "frames_per_s": {"a": 0}}, state)[0] == 5
+
+
+def test_a_few_frames_ask_for_one_device_however_slow_it_is_with_so_few():
+    meter = BatchMeter(NoMeters(), buckets=(512,))
+    meter.on_batch(BatchReport(frames=8, room=512, requests=1, waited_s=(), drawing_s=4.0, retried=0, failed=0))
+    said = meter.demand(BatcherCounts(queued_frames=42))
+    assert ask(1, {name: {"a": value} for name, value in said.items()})[0] == 1
 
 
 def test_the_backlog_is_drained_in_the_time_that_was_set():

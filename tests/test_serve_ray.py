@@ -14,11 +14,13 @@ import re
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -51,6 +53,10 @@ VOICE = cut_wav(ASSETS / "voice.wav", seconds=2.0)
 POISON = scaled_jpeg(ASSETS / "face_two.jpg", width=640)
 MORE_THAN_A_CALL = 5 << 20
 """A call by value carries four megabytes at most in the throughput-optimised transport."""
+DEPLOYMENTS = {
+    "Generator": {"rolling_update_percentage": 0.5},
+    "Renderer": {"ray_actor_options": {"num_cpus": 0.01, "resources": {"on_worker": 0.01}}},  # where the GPUs are
+}
 STAND_IN = {"num_gpus": 1, "poison": hashlib.sha256(POISON).hexdigest()}
 
 
@@ -64,7 +70,7 @@ def app(spool: Path) -> Iterator[Running]:
     config = configuration(
         replicas=REPLICAS,
         port=free_port(),
-        deployments={"Generator": {"rolling_update_percentage": 0.5}},
+        deployments=DEPLOYMENTS,
         args={
             "generator": {"threads": 1},
             "admission": {"requests": 16, "frames": 100_000},
@@ -217,6 +223,23 @@ def test_requests_spread_over_the_replicas(app: Running, expected: bytes) -> Non
     assert all(answer.content == expected for answer in answers)
     assert all(now["frames"] > then for now, then in zip(app.stats("Generator"), frames, strict=True))
     assert all(now["segments"] > then for now, then in zip(app.stats("Renderer"), segments, strict=True))
+
+
+def test_a_renderer_asks_a_generator_of_its_own_node(app: Running, expected: bytes) -> None:
+    rendered, drawn = by_node(app.stats("Renderer")), by_node(app.stats("Generator"))
+    for _ in range(8):
+        assert post(app, FACE, VOICE).content == expected
+    rendered, drawn = by_node(app.stats("Renderer")) - rendered, by_node(app.stats("Generator")) - drawn
+    assert rendered.total() == drawn.total() == 8 * 50
+    assert rendered == drawn
+
+
+def by_node(replicas: list[dict[str, Any]]) -> Counter[str]:
+    """Frames so far."""
+    frames = Counter[str]()
+    for replica in replicas:
+        frames[replica["node"]] += replica["frames"]
+    return frames
 
 
 def test_the_store_holds_the_inputs_once_and_what_is_under_way(app: Running) -> None:
@@ -412,7 +435,7 @@ def kill_one(app: Running, name: str) -> None:
 def test_settings_and_replicas_change_under_traffic_without_an_error(app: Running, expected: bytes) -> None:
     port = app.config["http_options"]["port"]
     pids = sorted(p.pid for p in app.replicas("Generator"))
-    lingering = {"Generator": {"user_config": {"linger_s": 0.02, "turn_frames": 64}}}
+    lingering = DEPLOYMENTS | {"Generator": {"user_config": {"linger_s": 0.02, "turn_frames": 64}}}
     args = app.config["applications"][0]["args"]
     with traffic(app, expected) as seen:
         tuned = configuration(
@@ -425,9 +448,12 @@ def test_settings_and_replicas_change_under_traffic_without_an_error(app: Runnin
         app.deploy(tuned)
         assert sorted(p.pid for p in app.replicas("Generator")) == pids, "batching settings need no restart"
         once = configuration(
-            replicas=dict.fromkeys(REPLICAS, 1), port=port, stand_in=STAND_IN,
+            replicas=dict.fromkeys(REPLICAS, 1),
+            port=port,
             args=args | {"deadline_s": 500},
-        )  # fmt: skip
+            stand_in=STAND_IN,
+            deployments=DEPLOYMENTS,
+        )
         app.deploy(once)
         wait_until(lambda: all(len(app.replicas(name)) == 1 for name in REPLICAS), within_s=60)
         assert post(app, FACE, VOICE).content == expected, "one replica of each gives what four of each give"
