@@ -35,8 +35,9 @@ soak: $(STAMP)                ## keep a cluster of its own busy for half an hour
 autoscaling: $(STAMP)         ## watch two bursts being scaled for, and write the trace and its plot
 	$(BIN)/python -m cluster.autoscaling --json docs/benchmarks/autoscaling.json --chart docs/images/autoscaling.png
 
-test: $(STAMP)                ## run every test
-	$(BIN)/python -m pytest
+test: $(STAMP)                ## run every test: side by side where they may, then those that want the machine for themselves
+	$(BIN)/python -m pytest -m "not serial" -n logical --maxprocesses 8
+	$(BIN)/python -m pytest -m serial
 
 check: $(STAMP)               ## format, lint and types; writes nothing
 	$(BIN)/ruff format --check .

@@ -7,8 +7,12 @@ from typing import Any
 from benchmarks.tables import at_least, at_most, table
 
 Result = dict[str, Any]
-FILL_TARGET, SHARE_TARGET = 0.95, 0.9
-LONG_FRAMES, LONG_REQUEST_FRAMES, ADMITTED_FRAMES, GENERATOR_BATCH_S = 3000, 4064, 2560, 8
+FILL_TARGET, SHARE_TARGET, RENDERERS_TARGET = 0.95, 0.9, 3.2
+LATENCY_TARGET, REFUSAL_TARGET_MS, FIRST_BYTES_TARGET = 3, 100, 1.5
+BATCH, SHORT_FRAMES, LONG_FRAMES, LEAST_FRAMES, MOST_FRAMES = 512, 64, 3000, 25, 500
+GENERATOR_BATCH_S, MOST_GENERATORS, MOST_RENDERERS = 8, 8, 4
+LONG_REQUEST_FRAMES, SLEEP_MS = 4064, 6
+REQUEST_FRAMES, ADMITTED_FRAMES, CALM = 100, 2560, 0.9
 
 LOADS = {
     "requests": "requests answered",
@@ -39,14 +43,14 @@ def shared_batches(got: Result) -> str:
         ("mean fill of a batch", got["mean_fill"], f"≥ {FILL_TARGET}", at_least(got["mean_fill"], FILL_TARGET)),
         ("requests that share a batch, mean", got["requests_per_batch"], "several", ""),
         ("frames a second ÷ the device's", got["throughput_share"], f"≥ {SHARE_TARGET}", at_least(got["throughput_share"], SHARE_TARGET)),
-        ("first bytes of a request of at most 64 frames, p50, in batch times", got["first_fragment_of_short_p50_batches"], "", ""),
+        (f"first bytes of a request of at most {SHORT_FRAMES} frames, p50, in batch times", got["first_fragment_of_short_p50_batches"], "", ""),
         ("the same, p99", got["first_fragment_of_short_p99_batches"], "", ""),
         ("requests that failed", got["failed"], "0", at_most(got["failed"], 0)),
     ]  # fmt: skip
     return f"""### Batches shared by many
 
-{got["callers"]} callers at once, 25 to 500 frames each (log-uniform) but for two that ask for {LONG_FRAMES} again and again; a device that takes
-{got["batch_s"]} s for 512 frames, full or not; {got["requests"]} requests, {got["batches"]} batches looked at.
+{got["callers"]} callers at once, {LEAST_FRAMES} to {MOST_FRAMES} frames each (log-uniform) but for two that ask for {LONG_FRAMES} again and again; a device that takes
+{got["batch_s"]} s for {BATCH} frames, full or not; {got["requests"]} requests, {got["batches"]} batches looked at.
 
 {table(("", "measured", "wanted", ""), rows)}"""
 
@@ -55,8 +59,8 @@ def generators(rows: list[Result]) -> str:
     cells = [(row["generators"], row["frames_per_s"], row["share_of_linear"]) for row in rows]
     return f"""### Generators
 
-Frames a second by the number of Generators, each a device that takes {GENERATOR_BATCH_S} s for 512 frames. Target at 8: at least 0.9 of linear:
-{at_least(rows[-1]["share_of_linear"], 0.9)}.
+Frames a second by the number of Generators, each a device that takes {GENERATOR_BATCH_S} s for {BATCH} frames. Target at {MOST_GENERATORS}:
+at least {SHARE_TARGET} of linear: {at_least(rows[-1]["share_of_linear"], SHARE_TARGET)}.
 
 {table(("Generators", "frames a second", "share of linear"), cells)}"""
 
@@ -65,24 +69,24 @@ def renderers(rows: list[Result]) -> str:
     cells = [(row["renderers"], row["took_s"], row["times_as_fast"]) for row in rows]
     return f"""### Renderers
 
-Seconds of one request of {LONG_REQUEST_FRAMES} frames by the number of Renderers, each with one thread and an encoder that sleeps 6 ms a frame.
-Target at 4: at least 3.2 times as fast: {at_least(rows[-1]["times_as_fast"], 3.2)}.
+Seconds of one request of {LONG_REQUEST_FRAMES} frames by the number of Renderers, each with one thread and an encoder that sleeps {SLEEP_MS} ms a
+frame. Target at {MOST_RENDERERS}: at least {RENDERERS_TARGET} times as fast: {at_least(rows[-1]["times_as_fast"], RENDERERS_TARGET)}.
 
 {table(("Renderers", "seconds", "times as fast as one"), cells)}"""
 
 
 def overload(got: Result) -> str:
     rows = [
-        ("p99 of accepted ÷ p50 at 0.9 of capacity", got["accepted_p99_over_p50"], "≤ 3", at_most(got["accepted_p99_over_p50"], 3)),
+        (f"p99 of accepted ÷ p50 at {CALM} of capacity", got["accepted_p99_over_p50"], f"≤ {LATENCY_TARGET}", at_most(got["accepted_p99_over_p50"], LATENCY_TARGET)),
         ("a refusal, p50, ms", got["refused_p50_ms"], "", ""),
-        ("a refusal, p99, ms", got["refused_p99_ms"], "≤ 100", at_most(got["refused_p99_ms"], 100)),
+        ("a refusal, p99, ms", got["refused_p99_ms"], f"≤ {REFUSAL_TARGET_MS}", at_most(got["refused_p99_ms"], REFUSAL_TARGET_MS)),
         ("refusals without Retry-After", got["without_retry_after"], "0", at_most(got["without_retry_after"], 0)),
         ("frames a second ÷ the device's, once full", got["throughput_share_of_peak"], f"≥ {SHARE_TARGET}", at_least(got["throughput_share_of_peak"], SHARE_TARGET)),
     ]  # fmt: skip
     statuses = ", ".join(map(str, got["statuses"]))
     return f"""### Overload
 
-Requests of 100 frames, Poisson, at three times what a device of {got["batch_s"]} s a batch can do; {got["sent"]} sent, {got["accepted"]}
+Requests of {REQUEST_FRAMES} frames, Poisson, at three times what a device of {got["batch_s"]} s a batch can do; {got["sent"]} sent, {got["accepted"]}
 accepted, the others answered {statuses}. Admission: {ADMITTED_FRAMES} frames under way.
 
 {table(("", "measured", "wanted", ""), rows)}"""
@@ -113,8 +117,8 @@ def first_bytes(got: Result) -> str:
     return f"""### First bytes
 
 A stream's first bytes, real everything, an idle application: {got["served_ms"]} ms; the stages behind them (open, hear, look, render eight
-frames) one after the other in one process: {got["stages_ms"]} ms. Ratio, the median of nine: {got["ratio"]}; target at most 1.5:
-{at_most(got["ratio"], 1.5)}.
+frames) one after the other in one process: {got["stages_ms"]} ms. Ratio, the median of nine: {got["ratio"]}; target at most {FIRST_BYTES_TARGET}:
+{at_most(got["ratio"], FIRST_BYTES_TARGET)}.
 """
 
 
