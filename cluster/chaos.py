@@ -36,7 +36,7 @@ from cluster.traffic import Outcome, Sender, closed_loop, warm_up
 MIX = "short"
 CALLERS = 3
 ATTEMPTS = 12
-"""A proxy took up to 31 s to come back on a busy machine: callers try for longer than that."""
+"""Faults follow each other on two busy cores: callers try for longer than the client does by itself."""
 REQUEST_TIMEOUT_S = 120.0
 CALM_S = 1.0
 GIVE_UP_S = 240.0

@@ -41,7 +41,7 @@ class Metric:
 
 
 REQUESTS_RUNNING = Metric("lipsync_requests_running", "gauge", "Requests that were admitted and are being worked on.")
-REQUESTS_WAITING = Metric("lipsync_requests_waiting", "gauge", "Requests whose upload or admission is under way.")
+REQUESTS_WAITING = Metric("lipsync_requests_waiting", "gauge", "Requests whose upload is under way.")
 QUEUED_FRAMES = Metric("lipsync_queued_frames", "gauge", "Frames that wait for a batch, or for room to wait.")
 BATCH_FRAMES = Metric("lipsync_batch_frames", "histogram", "Frames in a batch.", buckets=_FRAMES)
 BATCH_FILL = Metric("lipsync_batch_fill_ratio", "histogram", "Frames in a batch over frames wanted.", buckets=_SHARES)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from time import monotonic
-from typing import Any
+from typing import Any, Literal
 
 from lipsync.errors import InputCrashedWorker, LipsyncError, Overloaded
 
@@ -18,6 +18,8 @@ from .settings import AdmissionSettings
 
 log = logging.getLogger("ray.serve")
 _ANSWER_WITHIN_S = 5.0
+_AWAY_FOR_S = 2.0
+"""For so long after the books did not answer, nobody waits for them again."""
 _REFUSAL_HOLDS_S = 0.25
 """While everything is taken, callers are told so without asking the books each time."""
 _SAYINGS = {
@@ -51,6 +53,7 @@ class Gate:
         self._own = Books(settings)
         self._held: dict[str, Lease] = {}
         self._full, self._full_until_s = Decision(), 0.0
+        self._away_until_s = 0.0
         self._renewing: asyncio.Task[None] | None = None
 
     @property
@@ -65,13 +68,16 @@ class Gate:
             raise _refusal(self._full)
         lease = Lease(name, key)
         try:
-            decision = await self._decide(self._books.enter.remote(lease), lambda: self._own.enter(lease))
+            answer: Decision | None = await self._ask("enter", lease)
         except asyncio.CancelledError:
             self._books.leave.remote(name)  # the caller went away, and may have been let in
             raise
+        decision = self._own.enter(lease) if answer is None else answer
         if decision.reason in ("requests", "frames"):
             self._full, self._full_until_s = decision, monotonic() + _REFUSAL_HOLDS_S
         if decision.reason:
+            if answer is None:
+                self._books.leave.remote(name)  # they may have let it in, and answer too late
             raise _refusal(decision)
         self._hold(lease)
         entered = Pass(self, lease)
@@ -84,25 +90,25 @@ class Gate:
 
     async def check(self, hashes: Sequence[str]) -> None:
         """Before anything of the inputs is opened. Raises InputCrashedWorker for one that was accused."""
-        decision = await self._decide(self._books.check.remote(hashes), lambda: self._own.check(hashes))
+        decision = await self._decide("check", hashes)
         if decision.reason:
             raise _refusal(decision)
 
     async def know(self, entered: Pass) -> None:
         lease = entered.lease
-        decision = await self._decide(self._books.know.remote(lease), lambda: self._own.know(lease))
+        decision = await self._decide("know", lease)
         if decision.reason:
             raise _refusal(decision)
         self._hold(lease)
 
     async def accuse(self, content_hash: str) -> None:
         self._own.accuse(content_hash)
-        await _try(self._books.accuse.remote(content_hash))
+        await self._ask("accuse", content_hash)
 
     async def has_room(self) -> bool:
         """Whether a request would be let in now; this replica's own word where the books do not answer, as for a
         request."""
-        answer = await _try(self._books.has_room.remote())
+        answer = await self._ask("has_room")
         return self._own.has_room if answer is None else bool(answer)
 
     def _hold(self, lease: Lease) -> None:
@@ -116,26 +122,27 @@ class Gate:
             await asyncio.sleep(self._settings.lease_s / 3)
             held = list(self._held.values())
             self._own.renew(held)
-            await _try(self._books.renew.remote(held))
+            await self._ask("renew", held)
 
-    async def _decide(self, asked: Awaitable[Decision], alone: Any) -> Decision:
-        answer = await _try(asked)
-        decision: Decision = alone() if answer is None else answer
-        return decision
+    async def _decide(self, method: Literal["check", "know"], about: Any) -> Decision:
+        answer: Decision | None = await self._ask(method, about)
+        return getattr(self._own, method)(about) if answer is None else answer
 
-
-async def _try(asked: Awaitable[Any]) -> Any:
-    """The answer, or None where the books do not answer; errors that are not a lost worker's are raised."""
-    try:
-        async with asyncio.timeout(_ANSWER_WITHIN_S):
-            return await asked
-    except TimeoutError:
-        log.warning("admission does not answer; this replica decides alone")
-    except Exception as error:
-        if fault_of(error) is None:
-            raise cause_of(error) from None
-        log.warning(f"admission is away ({type(cause_of(error)).__name__}); this replica decides alone")
-    return None
+    async def _ask(self, method: str, *about: Any) -> Any:
+        """The books' answer, or None where they do not answer; errors that are not a lost worker's are raised."""
+        if monotonic() < self._away_until_s:
+            return None
+        try:
+            async with asyncio.timeout(_ANSWER_WITHIN_S):
+                return await getattr(self._books, method).remote(*about)
+        except TimeoutError:
+            self._away_until_s = monotonic() + _AWAY_FOR_S
+            log.warning("admission does not answer; this replica decides alone")
+        except Exception as error:
+            if fault_of(error) is None:
+                raise cause_of(error) from None
+            log.warning(f"admission is away ({type(cause_of(error)).__name__}); this replica decides alone")
+        return None
 
 
 def _refusal(decision: Decision) -> LipsyncError:

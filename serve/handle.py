@@ -6,6 +6,7 @@ video = connect().lipsync(face_bytes, voice_bytes, Options(crf=20))
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -35,7 +36,8 @@ class AppHandle:
     async def lipsync_async(self, face: Source, audio: Source, options: Options | None = None) -> bytes:
         """The same, awaited."""
         with _plain_errors():
-            found: bytes = await self._call("lipsync").remote(_read(face), _read(audio), _named(options))
+            inputs = await asyncio.to_thread(lambda: (_read(face), _read(audio)))
+            found: bytes = await self._call("lipsync").remote(*inputs, _named(options))
             return found
 
     def stream(self, face: Source, audio: Source, options: Options | None = None) -> Iterator[bytes]:
@@ -49,7 +51,8 @@ class AppHandle:
 
     async def stream_async(self, face: Source, audio: Source, options: Options | None = None) -> AsyncIterator[bytes]:
         """The same, awaited."""
-        pieces = self._call("stream", stream=True).remote(_read(face), _read(audio), _named(options))
+        inputs = await asyncio.to_thread(lambda: (_read(face), _read(audio)))
+        pieces = self._call("stream", stream=True).remote(*inputs, _named(options))
         try:
             with _plain_errors():
                 async for data in pieces:

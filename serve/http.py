@@ -42,12 +42,19 @@ _LENGTH = re.compile(r"[0-9]{1,18}")
 
 
 class Http:
-    """The routes of one Ingress replica. ``models`` answers what draws."""
+    """The routes of one Ingress replica. ``models`` tells what draws, ``is_whole`` whether all kinds of worker run."""
 
     def __init__(
-        self, settings: Settings, desk: Desk, keys: Keys, *, models: Callable[[], Awaitable[list[dict[str, Any]]]]
+        self,
+        settings: Settings,
+        desk: Desk,
+        keys: Keys,
+        *,
+        models: Callable[[], Awaitable[list[dict[str, Any]]]],
+        is_whole: Callable[[], Awaitable[bool]],
     ) -> None:
         self._settings, self._desk, self._keys, self._models = settings, desk, keys, models
+        self._is_whole = is_whole
 
     def api(self) -> FastAPI:
         """An ASGI application."""
@@ -180,12 +187,15 @@ class Http:
         return PlainTextResponse("ok\n")
 
     async def get_readyz(self, http: HttpRequest) -> Response:
-        """A request would be accepted now."""
-        async with _Answering(self._desk, http) as answering:
-            if not await self._desk.gate.has_room():
-                raise Overloaded("A request would be refused now: enough is under way. Try again in a moment.")
-            return PlainTextResponse("ready\n")
-        return answering.response
+        """A request would be accepted now, and there are workers to do it."""
+        missing = ""
+        if not await self._is_whole():
+            missing = "Some kind of worker is not running (yet)."
+        elif not await self._desk.gate.has_room():
+            missing = "A request would be refused now: enough is under way."
+        if missing:  # neither counted nor logged: nothing was refused
+            return problems.answer(Overloaded(f"{missing} Try again in a moment."), _request_id(http))
+        return PlainTextResponse("ready\n")
 
     async def get_metrics(self, http: HttpRequest) -> Response:
         """The cluster's metrics, gathered from the exporters of all nodes."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, aclosing, closing
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, closing
 from typing import Any
 from uuid import uuid4
 
@@ -19,6 +19,7 @@ from .auth import Keys
 from .doors import refuse_open_doors
 from .http import Http
 from .metrics import RayMeters
+from .presence import Presence
 from .requests import Desk, Request
 from .settings import Settings
 from .stages import Handles
@@ -37,7 +38,7 @@ class Ingress:
         self._settings = settings
         self._generator = generator
         self._desk = Desk(settings, Handles(preprocessor, renderer), admission, RayMeters())
-        self._http = Http(settings, self._desk, Keys(settings.auth), models=self._models)
+        self._http = Http(settings, self._desk, Keys(settings.auth), models=self._models, is_whole=Presence().is_whole)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Ray Serve asks for it once, after construction."""
@@ -54,8 +55,8 @@ class Ingress:
 
     async def lipsync(self, face: bytes, audio: bytes, options: dict[str, Any] | None = None) -> bytes:
         """The bytes of an mp4. Raises the library's errors."""
-        async with AsyncExitStack() as stack:
-            request, fragments = await self._called(stack, face, audio, options, soon=False)
+        async with self._told() as request_id, AsyncExitStack() as stack:
+            request, fragments = await self._called(stack, request_id, face, audio, options, soon=False)
             path = await self._desk.result(request, fragments)
             return await asyncio.to_thread(path.read_bytes)
 
@@ -63,23 +64,40 @@ class Ingress:
         self, face: bytes, audio: bytes, options: dict[str, Any] | None = None
     ) -> AsyncGenerator[bytes, None]:
         """A fragmented mp4, piece by piece. Raises the library's errors."""
-        async with AsyncExitStack() as stack:
-            _, fragments = await self._called(stack, face, audio, options, soon=True)
+        async with self._told() as request_id, AsyncExitStack() as stack:
+            _, fragments = await self._called(stack, request_id, face, audio, options, soon=True)
             async with aclosing(stream_bytes(fragments)) as pieces:
                 async for data in pieces:
                     yield data
 
     async def faces(self, face: bytes, options: dict[str, Any] | None = None) -> str:
         """Boxes as JSON. Raises the library's errors."""
-        async with AsyncExitStack() as stack:
-            request = await self._desk.enter(stack, request_id=uuid4().hex, key="")
+        async with self._told() as request_id, AsyncExitStack() as stack:
+            request = await self._desk.enter(stack, request_id=request_id, key="")
             blob = await self._spooled(request, "face", face)
             return await self._desk.boxes(request, face=blob, options=Options.from_mapping(options or {}))
 
+    @asynccontextmanager
+    async def _told(self) -> AsyncIterator[str]:
+        """A request's id; what goes wrong is counted and logged as it is for callers over HTTP, and raised as it is."""
+        request_id = uuid4().hex
+        try:
+            yield request_id
+        except Exception as error:
+            self._desk.refuse(error, request_id=request_id)
+            raise
+
     async def _called(
-        self, stack: AsyncExitStack, face: bytes, audio: bytes, options: dict[str, Any] | None, *, soon: bool
+        self,
+        stack: AsyncExitStack,
+        request_id: str,
+        face: bytes,
+        audio: bytes,
+        options: dict[str, Any] | None,
+        *,
+        soon: bool,
     ) -> tuple[Request, AsyncGenerator[Fragment, None]]:
-        request = await self._desk.enter(stack, request_id=uuid4().hex, key="")
+        request = await self._desk.enter(stack, request_id=request_id, key="")
         spooled, heard = await self._spooled(request, "face", face), await self._spooled(request, "audio", audio)
         chosen = Options.from_mapping(options or {})
         return request, self._desk.fragments(request, face=spooled, voice=heard, options=chosen, soon=soon)

@@ -64,7 +64,11 @@ class WorkerSettings(_Strict):
     """A replica that works on a CPU."""
 
     threads: int = Field(2, ge=1, description="threads for media work in one replica")
-    cache_entries: int = Field(64, ge=0, description="results remembered by content: indexes, detections, open faces")
+    cache_entries: int = Field(
+        64,
+        ge=0,
+        description="results remembered by content: a Preprocessor's indexes and detections, a Renderer's open stills",
+    )
     cache_bytes: int = Field(256_000_000, ge=0, description="the pictures of still faces among them, decoded")
     cache_ttl_s: float = Field(900.0, gt=0, description="for how long after their last use")
 

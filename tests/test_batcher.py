@@ -596,6 +596,15 @@ async def generate(batcher: FrameBatcher, numbers: range, **claim) -> np.ndarray
     return await batcher.generate(None, list(numbers), None, None, claim=Claim(**claim))
 
 
+async def test_a_device_that_gives_another_shape_fails_the_call_instead_of_leaving_it_waiting(slow):
+    device, batcher = slow
+    shapes = iter(range(1, 100))
+    device.draw = lambda frames: np.zeros((len(frames), next(shapes)), np.int64)
+    async with asyncio.timeout(5):
+        with pytest.raises(ValueError):
+            await generate(batcher, range(200))  # in pieces, which are put in their places
+
+
 async def test_tasks_on_one_loop_share_batches(slow):
     device, batcher = slow
     first = asyncio.create_task(generate(batcher, range(3)))

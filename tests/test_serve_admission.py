@@ -3,6 +3,7 @@
 import asyncio
 import copy
 from contextlib import AsyncExitStack
+from time import monotonic
 
 import pytest
 from hypothesis import settings as hypothesis_settings
@@ -282,6 +283,33 @@ async def test_books_that_do_not_answer_in_time_are_not_waited_for(monkeypatch):
             inside = await entered(gate, stack, "a")
             await inside.know(10)
             assert await gate.has_room(), "a request would be let in, by this replica's own account"
+
+
+async def test_for_a_while_after_they_did_not_answer_nobody_waits_for_them(monkeypatch):
+    monkeypatch.setattr(gate_module, "_ANSWER_WITHIN_S", 0.2)
+    books = FakeBooks(SMALL, delay_s=5)
+    gate = Gate(books, SMALL)
+    async with AsyncExitStack() as stack:
+        await entered(gate, stack, "a")
+        asked, began_s = len(books.calls), monotonic()
+        await entered(gate, stack, "b")
+        await gate.check(["x"])
+        assert monotonic() - began_s < 0.1 and len(books.calls) == asked
+
+
+async def test_who_is_refused_by_a_replica_alone_leaves_books_that_may_have_let_it_in(monkeypatch):
+    monkeypatch.setattr(gate_module, "_ANSWER_WITHIN_S", 0.02)
+    monkeypatch.setattr(gate_module, "_AWAY_FOR_S", 0.0)
+    books = FakeBooks(SMALL)
+    gate = Gate(books, SMALL)
+    async with AsyncExitStack() as stack:
+        for number in range(SMALL.requests):
+            await entered(gate, stack, f"held {number}")
+        books.real, books.delay_s = Admission(SMALL), 0.1  # they know nothing any more, and are slow
+        with pytest.raises(Overloaded):
+            await entered(gate, stack, "one more")
+        await asyncio.sleep(0.3)
+        assert "leave" in books.calls and books.real._books.requests == 0
 
 
 async def test_an_error_that_is_no_lost_worker_is_not_swallowed():

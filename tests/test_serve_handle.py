@@ -7,15 +7,18 @@ import io
 import os
 import threading
 import time
+from collections import Counter
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import ClassVar
 
 import httpx
 import pytest
 
 from lipsync import output
-from lipsync.errors import InputTooLarge, Overloaded
+from lipsync.errors import InputTooLarge, Overloaded, UnsupportedMedia
 from lipsync.media.source import Blob
+from lipsync.metrics import REJECTED
 from lipsync.options import Limits, Options
 from serve import handle as handle_module
 from serve.handle import AppHandle
@@ -34,11 +37,19 @@ BOX = Options(box=(10, 110, 30, 130), preset="ultrafast")
 FIELDS = {"box": "10 110 30 130", "preset": "ultrafast"}
 
 
-class Quiet:
+class Counted:
+    """Meters that remember what was added."""
+
+    added: ClassVar[Counter[tuple[str, str]]] = Counter()
+
     def add(self, metric, amount=1.0, *, label=""):
+        self.added[metric.name, label] += amount
+
+    def set(self, metric, value):
         pass
 
-    set = observe = add
+    def observe(self, metric, value, *, label=""):
+        pass
 
 
 class Both:
@@ -89,7 +100,8 @@ def workers(speaking):
 
 @pytest.fixture
 def serve(workers, speaking, tmp_path, monkeypatch):
-    monkeypatch.setattr("serve.ingress.RayMeters", Quiet)
+    monkeypatch.setattr("serve.ingress.RayMeters", Counted)
+    Counted.added.clear()
     speaking.reset()
 
     @asynccontextmanager
@@ -115,6 +127,24 @@ async def test_both_doors_give_the_same_bytes(serve):
         assert await both.by_handle(VOICE) == await both.by_http(VOICE)
         pieces = [piece async for piece in both.handle.stream_async(FACE, VOICE, BOX)]
         assert len(pieces) > 1 and b"ftyp" in pieces[0][:12]
+
+
+@DOORS
+async def test_what_is_refused_is_counted_whichever_door_it_came_by(serve, door):
+    async with serve(spool_bytes=10) as both:
+        with pytest.raises(Overloaded):
+            await getattr(both, door)(VOICE)
+        assert Counted.added[REJECTED.name, "overloaded_spool"] == 1
+
+
+async def test_errors_of_streams_and_of_looking_for_faces_are_counted_too(serve):
+    async with serve() as both:
+        with pytest.raises(UnsupportedMedia):
+            await both.ingress.faces(b"no picture")
+        with pytest.raises(UnsupportedMedia):
+            async for _ in both.ingress.stream(b"no picture", VOICE):
+                pass
+        assert sum(count for (name, _), count in Counted.added.items() if name == REJECTED.name) == 2
 
 
 @DOORS
@@ -219,7 +249,8 @@ async def test_the_application_alone_says_what_is_too_large(serve, tmp_path, mon
     monkeypatch.setattr(Blob, "open", lambda blob: io.BytesIO(b"content"))  # its 200 MB are not the point
     assert handle_module._read(large) == b"content", "an application may take more than usual"
     monkeypatch.undo()
-    monkeypatch.setattr("serve.ingress.RayMeters", Quiet)
+    monkeypatch.setattr("serve.ingress.RayMeters", Counted)
+    Counted.added.clear()
     small = Limits(video_bytes=len(FACE) - 1, image_bytes=1, audio_bytes=1)
     async with serve(limits=small) as both:
         with pytest.raises(InputTooLarge):

@@ -98,10 +98,10 @@ class Seen:
 class Served:
     """One application: the desk, its books, its spool, and a client."""
 
-    def __init__(self, settings: Settings, replicas: Handles, root, models):
+    def __init__(self, settings: Settings, replicas: Handles, root, models, is_whole):
         self.books, self.meters = FakeBooks(settings.admission), Seen()
         self.desk = Desk(settings, replicas, self.books, self.meters)
-        self.api = Http(settings, self.desk, Keys(settings.auth), models=models).api()
+        self.api = Http(settings, self.desk, Keys(settings.auth), models=models, is_whole=is_whole).api()
         self.root = root
         self.behind(self.api)
 
@@ -140,11 +140,14 @@ def serve(replicas, speaking, tmp_path, monkeypatch):
     async def models():
         return [MODEL]
 
+    async def always():
+        return True
+
     @asynccontextmanager
-    async def serving(models=models, **changed):
+    async def serving(models=models, is_whole=always, **changed):
         root = tmp_path / "spool"
         settings = Settings.model_validate(BASE.model_dump() | {"spool": {"folder": str(root)}} | changed)
-        served = Served(settings, replicas, root, models)
+        served = Served(settings, replicas, root, models, is_whole)
         async with served.client:
             yield served
         await served.rest()
@@ -498,11 +501,22 @@ async def test_what_is_too_much_is_refused_at_once_with_a_time_to_come_back(serv
         assert time.monotonic() - began_s < 0.1
         problem(refused, 503, "overloaded")
         assert refused.headers["retry-after"] == "3"
-        problem(await served.client.get("/readyz"), 503, "overloaded")
+        counted = dict(served.meters.added)
+        assert "under way" in problem(await served.client.get("/readyz"), 503, "overloaded")["detail"]
+        assert served.meters.added == counted, "who asks was refused nothing"
         assert (await running).status_code == 200
         await served.rest()
         assert (await served.client.get("/readyz")).text == "ready\n"
         assert served.meters.added[REJECTED.name, "overloaded_requests"] >= 1
+
+
+async def test_it_is_not_ready_while_some_kind_of_worker_does_not_run(serve):
+    async def no():
+        return False
+
+    async with serve(is_whole=no) as served:
+        assert "not running" in problem(await served.client.get("/readyz"), 503, "overloaded")["detail"]
+        assert (await served.client.get("/healthz")).text == "ok\n"
 
 
 async def test_frames_are_admitted_by_what_the_headers_tell(serve, speaking):

@@ -36,10 +36,10 @@ from lipsync.service import LipsyncService
 from serve.settings import Settings
 from tests import corpus
 
-REPLICAS = {"Preprocessor": 4, "Renderer": 4, "Generator": 4}
+REPLICAS = {"Ingress": 2, "Preprocessor": 4, "Renderer": 4, "Generator": 4}
 WINDOW, SEGMENT_BYTES = 2, 7_000_000
 """Segments of a request under way at once, few so that what stays in the store is seen, and what one has there."""
-LARGEST_IMAGE = 8_000_000
+LARGEST_FACE = 8_000_000
 CROP_BYTES = 96 * 96 * 3
 KILLS = int(os.environ.get("LIPSYNC_KILLS", "6"))
 pytestmark = [
@@ -76,7 +76,7 @@ def app(spool: Path) -> Iterator[Running]:
             "admission": {"requests": 16, "frames": 100_000},
             "spool": {"folder": str(spool)},
             "tuning": {"window": WINDOW},
-            "limits": {"image_bytes": LARGEST_IMAGE},
+            "limits": {"image_bytes": LARGEST_FACE, "video_bytes": LARGEST_FACE},
         },
         stand_in=STAND_IN,
     )
@@ -338,7 +338,7 @@ def test_bad_requests_are_answered_in_words_and_no_process_dies(app: Running) ->
         {"files": {"face": FACE, "audio": VOICE}, "data": {"crf": "1000"}},
         {"files": {"face": FACE, "audio": VOICE}, "data": {"nonsense": "1"}},
         {"files": {"face": FACE, "audio": VOICE}, "data": {"options": "{"}},
-        {"files": {"face": FACE + bytes(LARGEST_IMAGE), "audio": VOICE}},
+        {"files": {"face": FACE + bytes(LARGEST_FACE), "audio": VOICE}},
     ]
     with no_process_dies(app):
         for body in bodies:
@@ -457,7 +457,16 @@ def test_settings_and_replicas_change_under_traffic_without_an_error(app: Runnin
         app.deploy(once)
         wait_until(lambda: all(len(app.replicas(name)) == 1 for name in REPLICAS), within_s=60)
         assert post(app, FACE, VOICE).content == expected, "one replica of each gives what four of each give"
-        app.deploy(app.config)
+        # as it was, but for the deadline: the replicas that are there may stay
+        app.deploy(
+            configuration(
+                replicas=REPLICAS,
+                port=port,
+                args=args | {"deadline_s": 500},
+                stand_in=STAND_IN,
+                deployments=DEPLOYMENTS,
+            )
+        )
     assert seen.wrong == []
     assert seen.right > 3
 

@@ -252,7 +252,7 @@ class FrameBatcher(Generic[F]):
         for part, outcome in batch.outcomes:
             try:
                 whole = outcome if isinstance(outcome, Exception) else place(part, outcome, is_all=is_all)
-            except MemoryError as error:
+            except Exception as error:  # no memory, or a device that gave another shape: else its caller waits for ever
                 whole = error
             if whole is not None:
                 failed += self._end(part.ticket, whole) and isinstance(whole, Exception)

@@ -95,7 +95,7 @@ class Client:
         return boxes(receiver)
 
     def models(self) -> Any:
-        """The JSON document of ``/v1/models``: which checkpoint and detectors are in use."""
+        """The JSON document of ``/v1/models``: what draws: checkpoint, device, precision."""
         return self._document("v1/models")
 
     def limits(self) -> Any:
