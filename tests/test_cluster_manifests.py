@@ -306,6 +306,35 @@ def test_what_callers_send_is_kept_on_a_disk_that_holds_every_ingress_replicas_s
     assert "--volume=lipsync-spool:/spool" in read("cluster/ray-cluster.yaml")["docker"]["head_run_options"]
 
 
+def test_every_object_store_fits_into_shared_memory_and_that_into_the_pod() -> None:
+    """Else Ray puts it beside its logs, on a disk."""
+    groups = {"head": cluster_spec()["headGroupSpec"]} | {g["groupName"]: g for g in cluster_spec()["workerGroupSpecs"]}
+    assert groups.keys() <= pods().keys()
+    for name, group in groups.items():
+        (shm,) = (volume["emptyDir"] for volume in pods()[name]["volumes"] if volume["name"] == "shm")
+        shm_bytes = int(shm["sizeLimit"].removesuffix("Gi")) * 2**30
+        store_bytes = int(group["rayStartParams"]["object-store-memory"])
+        assert 0.5 * shm_bytes < store_bytes < 0.95 * shm_bytes, name
+    services = read("cluster/compose.yaml")["services"]
+    assert services["head"]["shm_size"] == services["worker"]["shm_size"] == "4gb"
+    for name in ("head", "worker"):
+        assert "--object-store-memory=3500000000" in " ".join(services[name]["command"])
+
+
+def test_the_compose_file_deploys_the_configuration_that_lies_beside_it() -> None:
+    services = read("cluster/compose.yaml")["services"]
+    inside = "/opt/lipsync/cluster/serve_config.yaml"
+    assert f"./serve_config.yaml:{inside}:ro" in services["deploy"]["volumes"]
+    assert inside in services["deploy"]["command"][-1]
+
+
+def test_the_image_has_what_ray_up_asks_of_it() -> None:
+    dockerfile = (CLUSTER / "Dockerfile").read_text()
+    assert "--yes rsync" in dockerfile
+    (linked,) = re.findall(r"ln -s (.*) /usr/local/bin/", dockerfile)
+    assert {Path(place).name for place in linked.split()} == {"ray", "serve", "python"}
+
+
 def test_security_keys_are_mounted_where_ingress_runs_and_no_media_is_opened() -> None:
     holders = {
         name for name, spec in pods().items() if "lipsync-api-keys" in set(_named_secrets(spec.get("volumes", [])))
