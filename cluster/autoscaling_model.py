@@ -76,8 +76,7 @@ class Metered:
 
     generator: Generator
     meter: BatchMeter
-    reports: deque[tuple[float, dict[str, float]]] = field(default_factory=deque)
-    """When, and what."""
+    reports: deque[tuple[float, float, float]] = field(default_factory=deque)  # when, frames that wait, frames/s
 
 
 class Autoscaler:
@@ -120,19 +119,15 @@ class Autoscaler:
     def _report(self) -> None:
         now_s = self.cluster.world.now_s
         for one in self._metered:
-            one.reports.append((now_s, one.meter.demand(one.generator.batcher.counts)))
+            one.reports.append((now_s, self._queued(one.generator), one.meter.frames_per_s))
             while one.reports[0][0] < now_s - self._config["look_back_period_s"]:
                 one.reports.popleft()
         self.cluster.world.later(REPORTS_EVERY_S, self._report)
 
     def _decide(self) -> None:
         largest = {
-            name: {
-                number: max(said[name] for _, said in one.reports)
-                for number, one in enumerate(self._metered)
-                if one.reports
-            }
-            for name in ("queued_frames", "frames_per_s", "load")
+            name: {number: max((r[at] for r in one.reports), default=0.0) for number, one in enumerate(self._metered)}
+            for at, name in ((1, "queued_frames"), (2, "frames_per_s"))
         }
         context = SimpleNamespace(target_num_replicas=self.target, aggregated_metrics=largest, policy_state=self._state)
         desired, self._state = self._policy(context)

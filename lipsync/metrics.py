@@ -10,7 +10,7 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -191,20 +191,14 @@ class RequestMeter:
 
 
 class BatchMeter:
-    """Watches one batcher and its engine. ``on_batch`` goes to the batcher; ``refresh`` is called now and then.
-
-    ``buckets`` are the engine's shapes, ascending: a batch costs what the next of them costs.
-    """
+    """Watches one batcher and its engine. ``on_batch`` goes to the batcher; ``refresh`` is called now and then."""
 
     WINDOW_S = 10.0
 
-    def __init__(
-        self, meters: Meters, *, buckets: Sequence[int] = (), clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, meters: Meters, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._meters = meters
-        self._buckets = buckets
         self._clock = clock
-        self._drawn: deque[_Drawn] = deque()
+        self._drawn: deque[tuple[float, float, int]] = deque()  # when it ended, how long it took, frames
         self._out_of_memory = self._redone = 0
 
     def on_batch(self, report: BatchReport) -> None:
@@ -212,8 +206,7 @@ class BatchMeter:
         self._meters.observe(BATCH_FILL, report.frames / report.room)
         self._meters.observe(BATCH_REQUESTS, report.requests)
         self._meters.add(FRAMES, report.frames)
-        shape = next((bucket for bucket in self._buckets if bucket >= report.frames), report.frames)
-        self._drawn.append(_Drawn(self._clock(), report.drawing_s, report.frames, shape))
+        self._drawn.append((self._clock(), report.drawing_s, report.frames))
 
     def refresh(self, counts: BatcherCounts, *, out_of_memory: int, redone: int) -> None:
         """Set what is a state, from the batcher's counts and the engine's totals."""
@@ -226,41 +219,16 @@ class BatchMeter:
     @property
     def busy_ratio(self) -> float:
         """Share of the last ten seconds that went into drawing."""
-        return min(1.0, sum(drawn.took_s for drawn in self._recent()) / self.WINDOW_S)
+        return min(1.0, sum(took_s for _, took_s, _ in self._recent()) / self.WINDOW_S)
 
     @property
     def frames_per_s(self) -> float:
-        """Frames per second that full batches of the largest shapes of the last ten seconds would come to; 0 where
-        nothing was drawn. Small batches cost more for each frame: by them a device with little to do would look slow.
-        """
+        """Frames per second of drawing, over the last ten seconds; 0 where nothing was drawn."""
         recent = self._recent()
-        largest = max((drawn.shape for drawn in recent), default=0)
-        large = [drawn for drawn in recent if 2 * drawn.shape >= largest]
-        drawing_s = sum(drawn.took_s for drawn in large)
-        return sum(drawn.shape for drawn in large) / drawing_s if drawing_s > 0 else 0.0
+        drawing_s = sum(took_s for _, took_s, _ in recent)
+        return sum(frames for _, _, frames in recent) / drawing_s if drawing_s > 0 else 0.0
 
-    def demand(self, counts: BatcherCounts) -> dict[str, float]:
-        """What tells how many devices are wanted: frames that wait, frames a second that one device draws, and devices'
-        worth of drawing (``load``) in the last ten seconds."""
-        speed = self.frames_per_s
-        drawn_per_s = sum(drawn.frames for drawn in self._recent()) / self.WINDOW_S
-        return {
-            "queued_frames": float(counts.queued_frames + counts.held_frames),
-            "frames_per_s": speed,
-            "load": drawn_per_s / speed if speed else 0.0,
-        }
-
-    def _recent(self) -> list[_Drawn]:
-        while self._drawn and self._drawn[0].ended_s < self._clock() - self.WINDOW_S:
+    def _recent(self) -> list[tuple[float, float, int]]:
+        while self._drawn and self._drawn[0][0] < self._clock() - self.WINDOW_S:
             self._drawn.popleft()
         return list(self._drawn)
-
-
-@dataclass(frozen=True, slots=True)
-class _Drawn:
-    """A batch that was drawn, and the shape that it was drawn in."""
-
-    ended_s: float
-    took_s: float
-    frames: int
-    shape: int

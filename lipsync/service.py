@@ -107,8 +107,7 @@ class LipsyncService:
             exact=exact,
         )
         meters = meters or NoMeters()
-        self._request_meter = RequestMeter(meters)
-        self._batch_meter = BatchMeter(meters, buckets=self.engine.info.buckets)
+        self._request_meter, self._batch_meter = RequestMeter(meters), BatchMeter(meters)
         self._generator = FrameBatcher(self.engine, on_batch=self._on_batch)
         try:
             if self.engine.info.device != "cpu":  # there a first pass costs what every pass costs

@@ -24,7 +24,7 @@ class FramesBacklogPolicy:
         current = int(context.target_num_replicas)
         metrics = context.aggregated_metrics or {}
         queued = sum((metrics.get("queued_frames") or {}).values())
-        load = sum((metrics.get("load") or {}).values())  # replicas' worth of drawing
+        busy = sum((metrics.get("busy_ratio") or {}).values())  # replicas' worth of drawing
         speeds = [speed for speed in (metrics.get("frames_per_s") or {}).values() if speed > 0]
         state = dict(context.policy_state or {})
         if speeds:
@@ -33,5 +33,5 @@ class FramesBacklogPolicy:
         if speed is None:  # nothing was ever drawn: there is nothing to go by
             return current, state
         backlog = queued / (speed * self._drain_s)
-        wanted, needed = math.ceil(load + backlog), math.ceil(load / _BUSIEST + backlog)
+        wanted, needed = math.ceil(busy + backlog), math.ceil(busy / _BUSIEST + backlog)
         return (wanted if wanted > current else max(min(needed, current), current - 1, 1)), state

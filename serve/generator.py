@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lipsync.batcher import BatcherCounts, BatchReport, FrameBatcher
+from lipsync.batcher import BatchReport, FrameBatcher
 from lipsync.checkpoints import load_generator
 from lipsync.compile_cache import usual_compile_cache
 from lipsync.core import F32, I32, U8, Claim
@@ -32,7 +32,7 @@ class Generator:
         os.environ.pop(settings.auth.keys_env, None)
         began = time.monotonic()
         self._engine, self._note = self.load(settings, device)
-        self._meter = BatchMeter(RayMeters(), buckets=self._engine.info.buckets)
+        self._meter = BatchMeter(RayMeters())
         self._batcher = FrameBatcher(self._engine, on_batch=self.on_batch)
         self._stuck_after_s = settings.generator.stuck_after_s
         warm_up_s = self._batcher.on_device(self._engine.warm_up).result()
@@ -103,10 +103,15 @@ class Generator:
             raise EngineError(f"A batch has been on the device for {self._batcher.drawing_for_s:.0f} s. It is stuck.")
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """For ``serve.autoscaling``."""
-        return self._meter.demand(self._refresh())
+        """For ``serve.autoscaling``: how much waits here, how fast it goes away, and how busy that is."""
+        counts = self._refresh()
+        return {
+            "queued_frames": float(counts.queued_frames + counts.held_frames),
+            "frames_per_s": self._meter.frames_per_s,
+            "busy_ratio": self._meter.busy_ratio,
+        }
 
-    def _refresh(self) -> BatcherCounts:
+    def _refresh(self) -> Any:
         counts, engine = self._batcher.counts, self._engine.counts
         self._meter.refresh(counts, out_of_memory=engine.out_of_memory, redone=engine.redone)
         return counts

@@ -176,22 +176,6 @@ def test_batches_add_up_to_fill_speed_and_load(registry, meters):
     assert found[BATCH_REQUESTS.name + "_bucket{le=6.5}"] == 1 and found[BATCH_REQUESTS.name + "_count"] == 2
 
 
-def test_a_device_that_draws_small_batches_is_not_taken_for_a_slow_one():
-    clock = Clock()
-    meter = BatchMeter(NoMeters(), buckets=(16, 64, 512), clock=clock)
-    nothing = BatcherCounts(queued_frames=30, held_frames=12)
-    assert meter.demand(nothing) == {"queued_frames": 42, "frames_per_s": 0, "load": 0}
-    for _ in range(5):
-        meter.on_batch(batch(8, 0.1))
-    seen = meter.demand(nothing)
-    assert seen["frames_per_s"] == pytest.approx(160), "16 in a tenth of a second"
-    assert seen["load"] == pytest.approx(4 / 160)
-    meter.on_batch(batch(300, 1.0))
-    seen = meter.demand(nothing)
-    assert seen["frames_per_s"] == pytest.approx(512), "as the largest shape goes"
-    assert seen["load"] == pytest.approx(34 / 512)
-
-
 def test_a_device_is_never_more_than_busy():
     meter = BatchMeter(NoMeters(), clock=Clock())
     meter.on_batch(batch(10, 60.0))
