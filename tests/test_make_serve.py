@@ -26,7 +26,7 @@ README = (ROOT / "README.md").read_text()
 PAGES = README + (ROOT / "docs/serving.md").read_text()
 CURLS = list(dict.fromkeys(line for line in PAGES.splitlines() if line.startswith("curl ")))
 FRAMES = 13
-STARTS_WITHIN_S, ENDS_WITHIN_S = 180.0, 60.0
+STARTS_WITHIN_S, ENDS_WITHIN_S = 180.0, 120.0
 pytestmark = [
     pytest.mark.serial,
     pytest.mark.timeout(300),

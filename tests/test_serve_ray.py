@@ -36,7 +36,7 @@ from lipsync.service import LipsyncService
 from serve.settings import Settings
 from tests import corpus
 
-REPLICAS = {"Ingress": 2, "Preprocessor": 4, "Renderer": 4, "Generator": 4}
+REPLICAS = {"Preprocessor": 4, "Renderer": 4, "Generator": 4}
 WINDOW, SEGMENT_BYTES = 2, 7_000_000
 """Segments of a request under way at once, few so that what stays in the store is seen, and what one has there."""
 LARGEST_FACE = 8_000_000
