@@ -18,7 +18,7 @@ LOADS = {
     "requests": "requests answered",
     "requests_per_batch": "requests that share a batch, mean",
     "frames_per_batch": "frames in a batch, mean",
-    "first_fragment_p50_s": "first bytes of any request, p50, s",
+    "first_fragment_p50_s": "first bytes of those requests, p50, s",
     "first_fragment_p99_s": "the same, p99, s",
 }
 

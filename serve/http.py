@@ -188,14 +188,16 @@ class Http:
 
     async def get_readyz(self, http: HttpRequest) -> Response:
         """A request would be accepted now, and there are workers to do it."""
-        missing = ""
-        if not await self._is_whole():
-            missing = "Some kind of worker is not running (yet)."
-        elif not await self._desk.gate.has_room():
-            missing = "A request would be refused now: enough is under way."
-        if missing:  # neither counted nor logged: nothing was refused
-            return problems.answer(Overloaded(f"{missing} Try again in a moment."), _request_id(http))
-        return PlainTextResponse("ready\n")
+        async with _Answering(self._desk, http) as answering:
+            missing = ""
+            if not await self._is_whole():
+                missing = "Some kind of worker is not running (yet)."
+            elif not await self._desk.gate.has_room():
+                missing = "A request would be refused now: enough is under way."
+            if missing:  # neither counted nor logged: nothing was refused
+                return problems.answer(Overloaded(f"{missing} Try again in a moment."), answering.id)
+            return PlainTextResponse("ready\n")
+        return answering.response
 
     async def get_metrics(self, http: HttpRequest) -> Response:
         """The cluster's metrics, gathered from the exporters of all nodes."""

@@ -8,12 +8,15 @@ import time
 
 import ray
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve._private.common import ReplicaState
+from ray.serve.exceptions import RayServeException
 
 log = logging.getLogger("ray.serve")
 KINDS = ("Preprocessor", "Renderer", "Generator")
 _HOLDS_S = 2.0
 _ANSWER_WITHIN_S = 2.0
+_AWAY = (RayError, RayServeException, ConnectionError, TimeoutError)
 
 
 class Presence:
@@ -22,18 +25,23 @@ class Presence:
 
     def __init__(self) -> None:
         self._is_whole, self._asked_s = True, -_HOLDS_S
-        self._asking = asyncio.Lock()
+        # WHY one at a time: a look at a controller that hangs keeps its thread, and requests need the others
+        self._looking: asyncio.Future[bool] | None = None
 
     async def is_whole(self) -> bool:
         """Whether at least one replica of each kind was running within the last seconds."""
-        async with self._asking:
-            if time.monotonic() - self._asked_s >= _HOLDS_S:
-                try:
-                    async with asyncio.timeout(_ANSWER_WITHIN_S):
-                        self._is_whole = await asyncio.to_thread(self._look)
-                except Exception as error:
-                    log.warning(f"the controller does not say what runs ({type(error).__name__})")
-                self._asked_s = time.monotonic()
+        if self._looking is None and time.monotonic() - self._asked_s >= _HOLDS_S:
+            self._looking = asyncio.ensure_future(asyncio.to_thread(self._look))
+        looking = self._looking
+        if looking is None:
+            return self._is_whole
+        await asyncio.wait({looking}, timeout=_ANSWER_WITHIN_S)
+        if looking.done() and looking is self._looking:
+            self._looking, self._asked_s = None, time.monotonic()
+            try:
+                self._is_whole = looking.result()
+            except _AWAY as error:
+                log.warning(f"the controller does not say what runs ({type(error).__name__})")
         return self._is_whole
 
     def _look(self) -> bool:

@@ -1,5 +1,6 @@
 """Readiness by what the controller says runs."""
 
+import asyncio
 import time
 from types import SimpleNamespace
 
@@ -49,10 +50,27 @@ async def test_what_was_said_holds_for_a_moment_and_while_the_controller_is_away
 
 async def test_a_controller_that_hangs_is_not_waited_for(controller, monkeypatch):
     monkeypatch.setattr(presence, "_ANSWER_WITHIN_S", 0.05)
-    monkeypatch.setattr(presence.serve, "status", lambda: time.sleep(0.5))
-    began_s = time.monotonic()
-    assert await Presence().is_whole()
+    monkeypatch.setattr(presence, "_HOLDS_S", 0.0)
+    asked = []
+
+    def hang():
+        asked.append(1)
+        time.sleep(0.5)
+        return SimpleNamespace(applications={})
+
+    monkeypatch.setattr(presence.serve, "status", hang)
+    began_s, seen = time.monotonic(), Presence()
+    assert await seen.is_whole() and await seen.is_whole()
     assert time.monotonic() - began_s < 0.4
+    assert len(asked) == 1, "every look would keep a thread that requests need"
+    await asyncio.sleep(0.6)
+    assert not await seen.is_whole(), "it has answered meanwhile"
+
+
+async def test_a_defect_is_not_taken_for_a_controller_that_is_away(controller):
+    controller.error = TypeError("a defect")
+    with pytest.raises(TypeError):
+        await Presence().is_whole()
 
 
 async def test_where_no_ray_runs_nothing_is_asked():
