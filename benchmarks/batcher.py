@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.simulated import Clients, NumberDevice, Numbers, World, come_by_themselves, mixed_sizes, simulated
 from lipsync.batcher import FrameBatcher
 from lipsync.core import Claim
-from tests.simulated import Clients, NumberDevice, Numbers, World, come_by_themselves, mixed_sizes, simulated
 
 BATCH = 512
 PASS_S = 0.02

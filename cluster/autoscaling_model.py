@@ -22,7 +22,7 @@ from cluster.model import Cluster, Size, arrivals, mean_frames
 from cluster.replicas import Generator
 from lipsync.metrics import BatchMeter, NoMeters
 
-CONFIG = ROOT / "serve_config.yaml"
+CONFIG = ROOT / "cluster" / "serve_config.yaml"
 POLICY = ROOT / "serve" / "autoscaling.py"
 REPORTS_EVERY_S = 1.0
 DECIDES_EVERY_S = 0.2
@@ -76,7 +76,8 @@ class Metered:
 
     generator: Generator
     meter: BatchMeter
-    reports: deque[tuple[float, float, float]] = field(default_factory=deque)  # when, frames that wait, frames/s
+    reports: deque[tuple[float, dict[str, float]]] = field(default_factory=deque)
+    """When, and what: as ``serve.generator`` has it."""
 
 
 class Autoscaler:
@@ -111,7 +112,7 @@ class Autoscaler:
     def _start(self) -> None:
         if len(self._metered) >= self.target:
             return  # wanted once, no longer
-        meter = BatchMeter(NoMeters(), clock=self.cluster.world.clock)
+        meter = BatchMeter(NoMeters(), buckets=self.cluster.assumed.buckets, clock=self.cluster.world.clock)
         made = Metered(Generator(self.cluster.world, self.cluster.assumed, meter.on_batch), meter)
         self._metered.append(made)
         self.cluster.generators.add(made.generator)
@@ -119,15 +120,24 @@ class Autoscaler:
     def _report(self) -> None:
         now_s = self.cluster.world.now_s
         for one in self._metered:
-            one.reports.append((now_s, self._queued(one.generator), one.meter.frames_per_s))
+            said = {
+                "queued_frames": float(self._queued(one.generator)),
+                "frames_per_s": one.meter.frames_per_s,
+                "busy_ratio": one.meter.busy_ratio,
+            }
+            one.reports.append((now_s, said))
             while one.reports[0][0] < now_s - self._config["look_back_period_s"]:
                 one.reports.popleft()
         self.cluster.world.later(REPORTS_EVERY_S, self._report)
 
     def _decide(self) -> None:
         largest = {
-            name: {number: max((r[at] for r in one.reports), default=0.0) for number, one in enumerate(self._metered)}
-            for at, name in ((1, "queued_frames"), (2, "frames_per_s"))
+            name: {
+                number: max(said[name] for _, said in one.reports)
+                for number, one in enumerate(self._metered)
+                if one.reports
+            }
+            for name in ("queued_frames", "frames_per_s", "busy_ratio")
         }
         context = SimpleNamespace(target_num_replicas=self.target, aggregated_metrics=largest, policy_state=self._state)
         desired, self._state = self._policy(context)

@@ -79,11 +79,12 @@ class Breakable:
 @dataclass(frozen=True, slots=True)
 class Fault:
     """One way to break it. ``strike`` breaks and returns what tells whether that has been replaced; ``bound_s`` is how
-    long it may take until it has."""
+    long it may take until it has. ``takes_requests``: requests that it meets need the client's next attempt."""
 
     name: str
     strike: Callable[[Breakable], Callable[[], bool]]
     bound_s: float
+    takes_requests: bool = False
 
 
 def _killed(title: str) -> Callable[[Breakable], Callable[[], bool]]:
@@ -96,6 +97,35 @@ def _killed(title: str) -> Callable[[Breakable], Callable[[], bool]]:
         return lambda: any(process.pid not in known for process in target.processes(title)) and target.is_settled()
 
     return strike
+
+
+def _proxy(target: Breakable) -> Callable[[], bool]:
+    """What holds the callers' connections: the HAProxy program, or Ray Serve's own proxy where that is none."""
+    programs = [found for found in psutil.Process().children(recursive=True) if _is_haproxy(found)]
+    if not programs:
+        return _killed("ray::ProxyActor")(target)
+    known = {program.pid for program in programs}
+    programs[0].kill()
+
+    def is_replaced() -> bool:
+        others = (one for one in psutil.Process().children(recursive=True) if one.pid not in known)
+        return any(map(_is_haproxy, others)) and target.is_settled()
+
+    return is_replaced
+
+
+def _proxy_manager(target: Breakable) -> Callable[[], bool]:
+    """The actor that starts HAProxy and tells it of replicas; the program goes with it."""
+    if not target.processes("ray::HAProxyManager"):
+        raise CannotBreak("Ray Serve's own proxy is in use, which has no manager")
+    return _killed("ray::HAProxyManager")(target)
+
+
+def _is_haproxy(process: psutil.Process) -> bool:
+    try:
+        return process.name() == "haproxy" and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
 
 
 def _node(target: Breakable) -> Callable[[], bool]:
@@ -112,11 +142,22 @@ def _head(target: Breakable) -> Callable[[], bool]:
         raise CannotBreak(
             "redis-server is not installed (apt-get install redis-server): the head would forget everything"
         )
-    head = target.app.cluster.head_node
-    head.kill_gcs_server()
+    cluster = target.app.cluster
+    cluster.head_node.kill_gcs_server()
     time.sleep(1.0)
-    head.start_gcs_server()
-    return target.is_settled
+    cluster.head_node.start_gcs_server()
+    return lambda: _knows_its_nodes(target) and target.is_settled()
+
+
+def _knows_its_nodes(target: Breakable) -> bool:
+    """Whether the head's server answers, and has every node: no other process could say that."""
+    import ray
+
+    try:
+        alive = sum(bool(one["Alive"]) for one in ray.nodes())
+    except Exception:  # it does not answer yet, whatever Ray says of it
+        return False
+    return alive == len(target.app.cluster.list_all_nodes()) + (not isinstance(target.link, str))
 
 
 def _full_disk(target: Breakable) -> Callable[[], bool]:
@@ -151,12 +192,16 @@ def _network_delay(target: Breakable) -> Callable[[], bool]:
 FAULTS = {
     fault.name: fault
     for fault in (
-        *(Fault(name, _killed(f"ray::ServeReplica:lipsync:{name}"), 30.0) for name in REPLICA_KINDS),
-        Fault("proxy", _killed("ray::ProxyActor"), 30.0),
+        *(
+            Fault(name, _killed(f"ray::ServeReplica:lipsync:{name}"), 30.0, takes_requests=name == "Ingress")
+            for name in REPLICA_KINDS
+        ),
+        Fault("proxy", _proxy, 30.0, takes_requests=True),
+        Fault("proxy manager", _proxy_manager, 30.0, takes_requests=True),
         Fault("controller", _killed("ray::ServeController"), 60.0),
         Fault("node", _node, 60.0),
         Fault("head", _head, 60.0),
-        Fault("full disk", _full_disk, 30.0),
+        Fault("full disk", _full_disk, 30.0, takes_requests=True),
         Fault("network delay", _network_delay, 30.0),
     )
 }

@@ -172,12 +172,12 @@ def limits(costs: Costs, assumed: Assumptions, *, under_way_per_gpu: float) -> l
     calls_per_s = most_replicas("Ingress") * assumed.calls_per_s
     controlled = assumed.replicas_per_controller
     rows = [
-        ("Renderers, shipped most", replicas * rendering, most_replicas("Renderer"), "replicas of two cores"),
+        ("Renderers, shipped most", replicas * rendering, most_replicas("Renderer"), "replicas of one core"),
         (
             "Preprocessors, shipped most",
             replicas * (1 - rendering),
             most_replicas("Preprocessor"),
-            "replicas of two cores",
+            "replicas of one core",
         ),
         ("Generators, shipped most", 1.0, most_replicas("Generator"), "replicas"),
         ("requests under way, shipped", under_way_per_gpu, admission["requests"], "requests"),

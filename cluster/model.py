@@ -1,7 +1,7 @@
 """A cluster in simulated time: the pipeline's windows, Ingresses, CPU replicas, and Generators with the real batcher.
 
-``lipsync.batcher`` runs as it is, on a clock that jumps. A CPU replica is two threads of a core each and a queue before
-them; a Generator is a device that takes so long for a bucket. Callers choose the less busy of two replicas with room.
+``lipsync.batcher`` runs as it is, on a clock that jumps. A CPU replica is a core with a queue before
+it; a Generator is a device that takes so long for a bucket. Callers choose the less busy of two replicas with room.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from typing import Any
 
+from benchmarks.simulated import World
 from cluster.costs import Assumptions, Costs
 from cluster.replicas import Count, Generator, Pool, Worker
 from lipsync.batcher import BatchReport
 from lipsync.core import Claim
 from lipsync.plan import Tuning
-from tests.simulated import World
 
 FPS = 25
 CLIP_FRAMES = 250

@@ -12,12 +12,12 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
+from benchmarks.simulated import AtOnce, Drawing, World
 from cluster.costs import Assumptions
 from lipsync.batcher import BatcherSettings, BatchReport, FrameBatcher
-from tests.simulated import AtOnce, Drawing, World
 
-THREADS = 2
-"""Of a CPU replica; a core each."""
+THREADS = 1
+"""Of a CPU replica, which is given one core (``num_cpus: 1``): jobs have it one after the other."""
 
 
 class Count:
@@ -45,7 +45,7 @@ def passes_s(assumed: Assumptions) -> dict[int, float]:
 
 
 class ModelDevice:
-    """A GPU. ``tests.simulated.Drawing`` reads ``busy_s`` after each pass."""
+    """A GPU. ``benchmarks.simulated.Drawing`` reads ``busy_s`` after each pass."""
 
     healthy = True
 

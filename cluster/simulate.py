@@ -35,7 +35,7 @@ class Settings:
     seconds: dict[int, tuple[float, float]]
     loads: dict[int, tuple[float, ...]]
     cores: tuple[int, ...] = (24, 72, 144, 288, 576)
-    speeds: tuple[float, ...] = (2000.0, 8000.0, 32_000.0)
+    speeds: tuple[float, ...] = (2000.0, 8000.0, 40_000.0)
     ratio_s: float = 6.0
     middle: int = 10
     burst_until_s: int = 900

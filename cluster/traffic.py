@@ -11,11 +11,11 @@ import hashlib
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 
 from cluster.mix import Inputs, Kind, Mix
-from lipsync.client import AsyncClient, Result, Retries
+from lipsync.client import AsyncClient, Result, Retries, Transfer
 from lipsync.errors import LipsyncError
 
 NOT_SENT = "not_sent"
@@ -39,6 +39,8 @@ class Outcome:
     first_s: float | None = None
     """When a stream's first bytes came."""
     stages_ms: Mapping[str, float] = field(default_factory=dict)
+    sent_again_s: tuple[float, ...] = ()
+    """When each further attempt began to be sent; one that found no connection does not show."""
 
     @property
     def latency_s(self) -> float:
@@ -48,6 +50,19 @@ class Outcome:
     def late_s(self) -> float:
         """How long after its time it was sent."""
         return self.sent_s - self.due_s
+
+
+class _Attempts:
+    """Notes when a request's further attempts begin, as its client tells of their bytes."""
+
+    def __init__(self, now_s: Callable[[], float]) -> None:
+        self.again_s: list[float] = []
+        self._now_s, self._last = now_s, 1
+
+    def __call__(self, transfer: Transfer) -> None:
+        if transfer.attempt > self._last:
+            self._last = transfer.attempt
+            self.again_s.append(self._now_s())
 
 
 class Sender:
@@ -100,14 +115,15 @@ class Sender:
     async def send(self, kind: Kind, *, due_s: float, slot: int) -> Outcome:
         """One request, with a slot of ``take``."""
         client = self._clients[slot // _CONNECTIONS_OF_A_CLIENT]
-        sent_s = self.now_s
+        sent_s, attempts = self.now_s, _Attempts(lambda: self.now_s)
         try:
-            outcome = await self._answer(client, kind, due_s=due_s, sent_s=sent_s)
+            outcome = await self._answer(client, kind, attempts, due_s=due_s, sent_s=sent_s)
         except LipsyncError as error:
             outcome = Outcome(kind.name, due_s, sent_s, self.now_s, error.slug, error.detail)
         finally:
             self._free.append(slot)
             self.in_flight -= 1
+        outcome = replace(outcome, sent_again_s=tuple(attempts.again_s))
         self.outcomes.append(outcome)
         return outcome
 
@@ -118,18 +134,20 @@ class Sender:
         self.sent += 1
         return slot
 
-    async def _answer(self, client: AsyncClient, kind: Kind, *, due_s: float, sent_s: float) -> Outcome:
+    async def _answer(
+        self, client: AsyncClient, kind: Kind, attempts: _Attempts, *, due_s: float, sent_s: float
+    ) -> Outcome:
         face, voice = self._inputs.face(kind, number=self.sent), self._inputs.voice(kind)
         digest, first_s = hashlib.sha256(), None
         result: Result | None
         if kind.is_stream:
-            async with client.stream(face, voice) as stream:
+            async with client.stream(face, voice, progress=attempts) as stream:
                 async for piece in stream:
                     first_s = first_s or self.now_s
                     digest.update(piece)
                 result = stream.result
         else:
-            result = await client.lipsync(face, voice)
+            result = await client.lipsync(face, voice, progress=attempts)
             digest.update(result.data)
         assert result is not None, "a stream that ended without an error is whole"
         return Outcome(

@@ -10,7 +10,7 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -49,7 +49,10 @@ BATCH_REQUESTS = Metric("lipsync_batch_requests", "histogram", "Requests that sh
 DEVICE_BUSY = Metric("lipsync_device_busy_ratio", "gauge", "Share of the last ten seconds spent drawing.")
 FRAMES = Metric("lipsync_frames_total", "counter", "Frames drawn.")
 FIRST_FRAGMENT = Metric(
-    "lipsync_time_to_first_fragment_seconds", "histogram", "From admission to the first fragment.", buckets=_SECONDS
+    "lipsync_time_to_first_fragment_seconds",
+    "histogram",
+    "From admission to the first fragment of a stream.",
+    buckets=_SECONDS,
 )
 REQUEST = Metric(
     "lipsync_request_seconds", "histogram", "From admission to the last fragment, or to the boxes.", buckets=_SECONDS
@@ -150,8 +153,9 @@ class RequestMeter:
         self._lock = threading.Lock()
 
     @contextmanager
-    def watch(self, report: Report) -> Iterator[None]:
-        """For as long as one request is worked on; ``report`` is the one that its pipeline fills in."""
+    def watch(self, report: Report, *, is_stream: bool = False) -> Iterator[None]:
+        """For as long as one request is worked on; ``report`` is the one that its pipeline fills in. ``is_stream``:
+        somebody waits for its first fragment, which is measured, then."""
         self._count(1)
         try:
             yield
@@ -159,7 +163,7 @@ class RequestMeter:
             self._meters.add(CANCELLED)
             raise
         else:
-            if report.first_fragment_s:
+            if is_stream and report.first_fragment_s:
                 self._meters.observe(FIRST_FRAGMENT, report.first_fragment_s)
             self._meters.observe(REQUEST, report.total_s)
             for stage, spent_s in report.stage_s.items():
@@ -168,11 +172,11 @@ class RequestMeter:
             self._count(-1)
 
     async def measured(
-        self, fragments: AsyncGenerator[Fragment, None], report: Report
+        self, fragments: AsyncGenerator[Fragment, None], report: Report, *, is_stream: bool = False
     ) -> AsyncGenerator[Fragment, None]:
         """A request's fragments, watched to their end; an error that ends them is counted. Closing it closes them."""
         try:
-            with self.watch(report):
+            with self.watch(report, is_stream=is_stream):
                 async with aclosing(fragments):
                     async for fragment in fragments:
                         yield fragment
@@ -191,14 +195,20 @@ class RequestMeter:
 
 
 class BatchMeter:
-    """Watches one batcher and its engine. ``on_batch`` goes to the batcher; ``refresh`` is called now and then."""
+    """Watches one batcher and its engine. ``on_batch`` goes to the batcher; ``refresh`` is called now and then.
+
+    ``buckets`` are the engine's shapes, ascending: a batch costs what the next of them costs.
+    """
 
     WINDOW_S = 10.0
 
-    def __init__(self, meters: Meters, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, meters: Meters, *, buckets: Sequence[int] = (), clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._meters = meters
+        self._buckets = buckets
         self._clock = clock
-        self._drawn: deque[tuple[float, float, int]] = deque()  # when it ended, how long it took, frames
+        self._drawn: deque[_Drawn] = deque()
         self._out_of_memory = self._redone = 0
 
     def on_batch(self, report: BatchReport) -> None:
@@ -206,7 +216,8 @@ class BatchMeter:
         self._meters.observe(BATCH_FILL, report.frames / report.room)
         self._meters.observe(BATCH_REQUESTS, report.requests)
         self._meters.add(FRAMES, report.frames)
-        self._drawn.append((self._clock(), report.drawing_s, report.frames))
+        shape = next((bucket for bucket in self._buckets if bucket >= report.frames), report.frames)
+        self._drawn.append(_Drawn(self._clock(), report.drawing_s, shape))
 
     def refresh(self, counts: BatcherCounts, *, out_of_memory: int, redone: int) -> None:
         """Set what is a state, from the batcher's counts and the engine's totals."""
@@ -219,16 +230,29 @@ class BatchMeter:
     @property
     def busy_ratio(self) -> float:
         """Share of the last ten seconds that went into drawing."""
-        return min(1.0, sum(took_s for _, took_s, _ in self._recent()) / self.WINDOW_S)
+        return min(1.0, sum(drawn.took_s for drawn in self._recent()) / self.WINDOW_S)
 
     @property
     def frames_per_s(self) -> float:
-        """Frames per second of drawing, over the last ten seconds; 0 where nothing was drawn."""
+        """Frames per second of drawing that full batches of the larger shapes of the last ten seconds would come to; 0
+        where nothing was drawn. By what small or half-empty batches draw, a device with little to do would look slow.
+        """
         recent = self._recent()
-        drawing_s = sum(took_s for _, took_s, _ in recent)
-        return sum(frames for _, _, frames in recent) / drawing_s if drawing_s > 0 else 0.0
+        largest = max((drawn.shape for drawn in recent), default=0)
+        large = [drawn for drawn in recent if 2 * drawn.shape >= largest]
+        drawing_s = sum(drawn.took_s for drawn in large)
+        return sum(drawn.shape for drawn in large) / drawing_s if drawing_s > 0 else 0.0
 
-    def _recent(self) -> list[tuple[float, float, int]]:
-        while self._drawn and self._drawn[0][0] < self._clock() - self.WINDOW_S:
+    def _recent(self) -> list[_Drawn]:
+        while self._drawn and self._drawn[0].ended_s < self._clock() - self.WINDOW_S:
             self._drawn.popleft()
         return list(self._drawn)
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """A batch that was drawn, and the shape that it was drawn in."""
+
+    ended_s: float
+    took_s: float
+    shape: int

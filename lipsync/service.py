@@ -193,7 +193,7 @@ class LipsyncService:
         first one."""
         report = report or Report()
         made = synchronise(job, self.stages, tuning=self._tuning, progress=progress, report=report, soon=soon)
-        return self._request_meter.measured(made, report)
+        return self._request_meter.measured(made, report, is_stream=soon)
 
     async def astream(
         self, face: Source, voice: Source | Waveform, options: Options | None = None

@@ -32,7 +32,7 @@ class Generator:
         os.environ.pop(settings.auth.keys_env, None)
         began = time.monotonic()
         self._engine, self._note = self.load(settings, device)
-        self._meter = BatchMeter(RayMeters())
+        self._meter = BatchMeter(RayMeters(), buckets=self._engine.info.buckets)
         self._batcher = FrameBatcher(self._engine, on_batch=self.on_batch)
         self._stuck_after_s = settings.generator.stuck_after_s
         warm_up_s = self._batcher.on_device(self._engine.warm_up).result()

@@ -98,7 +98,7 @@ class Desk:
         stages = self.stages(request, face, voice)
         made = pipeline.synchronise(job, stages, tuning=self._tuning(), report=request.report, soon=soon)
         sent_bytes = 0
-        with self._meter.watch(request.report):
+        with self._meter.watch(request.report, is_stream=soon):
             async with aclosing(made):
                 await self.in_time(request, self.gate.check([face.content_hash, voice.content_hash]))
                 while (fragment := await self.in_time(request, anext(made, None))) is not None:

@@ -12,10 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lipsync.batcher import BatcherSettings, BatchReport, FrameBatcher
-from lipsync.core import Claim
-from lipsync.errors import EngineError, InvalidOption
-from tests.simulated import (
+from benchmarks.simulated import (
     OF,
     Clients,
     NumberDevice,
@@ -26,6 +23,9 @@ from tests.simulated import (
     mixed_sizes,
     simulated,
 )
+from lipsync.batcher import BatcherSettings, BatchReport, FrameBatcher
+from lipsync.core import Claim
+from lipsync.errors import EngineError, InvalidOption
 
 PASS_S = 0.02
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,22 +15,23 @@ import pytest
 from scripted_server import Scripted, Step, mp4, problem
 
 from cluster import chaos
-from cluster.breaking import FAULTS, REPLICA_KINDS, Breakable, CannotBreak, Fault, breakable
+from cluster.breaking import FAULTS, REPLICA_KINDS, Breakable, CannotBreak, Fault
 
 ROOT = Path(__file__).resolve().parents[1]
-pytestmark = [pytest.mark.filterwarnings("ignore")]  # Ray's own, in this process
+SLACK = 2.0
+"""The machine that runs the tests may be busy with others; the committed log has none."""
 
 
 def scripted(server: Scripted) -> Breakable:
     return Breakable(SimpleNamespace(url=server.url), Path("/nonexistent"), False, False, "no link")  # type: ignore[arg-type]
 
 
-def fault(name: str, *, replaced_after_s: float, bound_s: float = 5.0) -> Fault:
+def fault(name: str, *, replaced_after_s: float, bound_s: float = 5.0, takes_requests: bool = False) -> Fault:
     def strike(_: Breakable):
         began = time.monotonic()
         return lambda: time.monotonic() - began >= replaced_after_s
 
-    return Fault(name, strike, bound_s)
+    return Fault(name, strike, bound_s, takes_requests)
 
 
 def slowly(step: Step) -> Step:
@@ -50,6 +52,30 @@ def test_recovery_counts_until_it_is_replaced_and_a_later_request_is_answered() 
     assert result["faults"]["late"]["in_time"] == 0
     assert result["answered_right"] == result["requests"] > 20
     assert (result["answered_wrong"], result["refused"], result["hung"]) == (0, {}, 0)
+    assert not chaos.held(result), "one was late"
+    assert chaos.held(result | {"log": result["log"][:1]})
+
+
+@pytest.mark.parametrize(("takes_requests", "cause"), [(True, "taker"), (False, None)])
+def test_a_further_attempt_is_set_against_what_was_broken(takes_requests: bool, cause: str | None) -> None:
+    right = [slowly(mp4(b"right")) for _ in range(2000)]
+    steps = [*right[:8], problem(503, "overloaded"), *right]
+    with Scripted(steps) as server:
+        result = chaos.break_all(scripted(server), [fault("taker", replaced_after_s=2, takes_requests=takes_requests)])
+    assert [one["causes"] for one in result["helped"]] == [[cause]]
+    assert (result["needed_more_attempts"], result["without_cause"]) == (1, 0 if takes_requests else 1)
+    assert result["answered_right"] == result["requests"]
+    assert chaos.held(result) == takes_requests
+
+
+def test_a_further_attempt_long_after_a_fault_was_got_over_has_no_cause() -> None:
+    log = [{"fault": "Ingress", "takes_requests": True, "at_s": 10.0, "answered_again_s": 4.0, "replaced_s": 6.0}]
+    sent = [(9.0, 11.0), (15.9, 18.0), (16.1, 18.0), (8.0, 9.9), (15.0, 17.0, 19.0)]
+    outcomes = [
+        chaos.Outcome("short", first, first, again[-1] + 1, sent_again_s=tuple(again)) for first, *again in sent
+    ]
+    causes = [one["causes"] for one in chaos._helped(outcomes, log)]
+    assert causes == [["Ingress"], ["Ingress"], [None], [None], ["Ingress", None]]
 
 
 def test_an_answer_of_other_bytes_and_a_refusal_are_told_apart_from_right_ones() -> None:
@@ -95,6 +121,10 @@ def test_in_the_committed_log_everything_was_broken_as_often_as_promised_and_nob
     log = json.loads((ROOT / "docs" / "benchmarks" / "chaos.json").read_text())
     assert log["requests"] == log["answered_right"] >= 200
     assert (log["answered_wrong"], log["refused"], log["hung"], log["skipped"]) == (0, {}, 0, {})
+    assert chaos.held(log)
+    assert {cause for one in log["helped"] for cause in one["causes"]} <= {
+        name for name, fault in FAULTS.items() if fault.takes_requests
+    }
     promised = Counter(one.name for one in chaos.in_rounds(list(FAULTS.values()), chaos.ROUNDS))
     assert Counter(one["fault"] for one in log["log"]) == promised
     assert min(promised[name] for name in REPLICA_KINDS) >= 20 and min(promised.values()) >= 5
@@ -104,28 +134,29 @@ def test_in_the_committed_log_everything_was_broken_as_often_as_promised_and_nob
     worst_s = {name: math.ceil(found["replaced_s"]["max"]) for name, found in log["faults"].items()}
     replicas_s = max(worst_s[name] for name in REPLICA_KINDS)
     told = f"{log['requests']} requests, all answered right, none hung; replicas replaced within {replicas_s} s"
-    assert f"{told}, nodes within {worst_s['node']} s" in (ROOT / "docs/operations.md").read_text()
+    told += f", nodes within {worst_s['node']} s. {len(log['helped'])} needed the client's next attempt"
+    assert told in (ROOT / "docs/operations.md").read_text()
 
 
 # ---------------------------------------------------------------- in earnest
 
 
-@pytest.fixture(scope="module")
-def target() -> Iterator[Breakable]:
-    with breakable() as running:
-        yield running
-
-
 @pytest.mark.serial
 @pytest.mark.timeout(900)
-def test_one_fault_of_each_kind_under_load_and_every_answer_is_right(target: Breakable) -> None:
-    result = chaos.break_all(target, list(FAULTS.values()))
+def test_one_fault_of_each_kind_under_load_and_every_answer_is_right(tmp_path: Path) -> None:
+    """A process of its own: the cluster's environment has to be there before Ray is imported."""
+    command = [sys.executable, "-m", "cluster.chaos", "--rounds", "1", "--json", str(tmp_path / "log.json")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (tmp_path / "log.json").exists(), done.stderr[-4000:]
+    result = json.loads((tmp_path / "log.json").read_text())
     assert result["requests"] == result["answered_right"] > len(FAULTS), result
-    assert result["hung"] == 0
+    assert (result["hung"], result["without_cause"]) == (0, 0), result
     assert set(result["faults"]) | set(result["skipped"]) == set(FAULTS)
     assert not set(result["skipped"]) - {"head", "full disk", "network delay"}, "only these want much of the machine"
     if "network delay" in result["faults"]:
         assert result["crossed_link"]["bytes"] > 100_000 * result["requests"], "inputs, not Ray's own talk alone"
         assert result["crossed_link"]["dropped"] == 0
     for one in result["log"]:
-        assert one["replaced_s"] is not None and one["answered_again_s"] is not None, one
+        recovery_s = (one["replaced_s"], one["answered_again_s"])
+        assert None not in recovery_s and max(recovery_s) <= SLACK * one["bound_s"], one
+    assert done.returncode == 0 or not all(one["is_in_time"] for one in result["log"])

@@ -469,7 +469,7 @@ def test_pauses_are_random_and_their_bound_doubles_up_to_the_longest():
 
 def test_as_they_stand_they_outlast_what_was_measured_of_a_proxy_and_an_ingress():
     faults = json.loads((ROOT / "docs/benchmarks/chaos.json").read_text())["faults"]
-    longest_s = max(faults[kind]["replaced_s"]["max"] for kind in ("Ingress", "proxy"))
+    longest_s = max(faults[kind]["replaced_s"]["max"] for kind in ("Ingress", "proxy", "proxy manager"))
     retries = Retries()
     assert sum(min(retries.pause_s(attempt) for _ in range(100)) for attempt in range(1, retries.attempts)) > longest_s
 

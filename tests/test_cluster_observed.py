@@ -141,7 +141,8 @@ def prometheus(app: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def use(url: str) -> None:
     """A request that is answered, and one that is refused."""
     face, voice = scaled_jpeg(ASSETS / "face.jpg", width=640), cut_wav(ASSETS / "voice.wav", seconds=1.0)
-    good = httpx.post(f"{url}/v1/lipsync", files={"face": face, "audio": voice}, timeout=120, trust_env=False)
+    files = {"face": face, "audio": voice}
+    good = httpx.post(f"{url}/v1/lipsync?stream=true", files=files, timeout=120, trust_env=False)
     assert good.status_code == 200, good.text
     bad = httpx.post(f"{url}/v1/lipsync", files={"face": b"hello", "audio": voice}, timeout=120, trust_env=False)
     assert bad.status_code == 415, bad.text

@@ -48,7 +48,7 @@ async def test_slow_answers_do_not_hold_up_an_open_loop_and_latency_counts_from_
     ended = sorted(sending.outcomes, key=lambda one: one.due_s)
     assert [one.due_s for one in ended] == pytest.approx(due_s)
     assert all(one.refusal == "" and one.frames == 75 for one in ended)
-    assert max(one.ended_s for one in ended) < 5, "one after the other it would have taken 30 s and more"
+    assert max(one.ended_s for one in ended) < 15, "one after the other it would have taken 30 s and more"
     assert all(one.latency_s == one.ended_s - one.due_s >= 1.0 for one in ended)
     assert sending.in_flight == 0
 
@@ -91,6 +91,16 @@ async def test_a_closed_loop_has_as_many_requests_under_way_as_callers() -> None
             await closed_loop(sending, callers=3, duration_s=1.0)
     assert most == 3
     assert len(sending.outcomes) == len(server.requests) > 6
+
+
+async def test_further_attempts_of_a_request_are_told() -> None:
+    with Scripted([mp4(b"video"), problem(503, "overloaded"), problem(503, "overloaded"), mp4(b"video")]) as server:
+        async with sender(server, attempts=3) as sending:
+            await warm_up(sending, rounds=2)
+    first, second = sending.outcomes
+    assert first.sent_again_s == ()
+    assert second.refusal == ""
+    assert second.sent_s < second.sent_again_s[0] < second.sent_again_s[1] < second.ended_s
 
 
 async def test_the_server_s_own_times_and_a_stream_s_first_bytes_are_read() -> None:
@@ -141,7 +151,8 @@ def test_the_command_writes_json_a_table_and_a_chart(tmp_path: Path, capsys: pyt
     results = json.loads((tmp_path / "load.json").read_text())
     answered = results["all"]["answered"]
     assert results["all"]["sent"] == answered == len(server.requests) - 2, "one of each kind warmed up"
-    assert results["frames_per_s"] == pytest.approx(75 * answered / 1.5, rel=0.1)
+    at_most = 75 * answered / 1.5  # what is answered after the run does not count
+    assert 0.4 * at_most < results["frames_per_s"] <= at_most + 1
     assert set(results["kinds"]) == {"short", "video"}
     with Image.open(tmp_path / "load.png") as chart:
         assert chart.width > 1000

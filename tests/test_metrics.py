@@ -104,12 +104,13 @@ def report() -> Report:
 
 def test_a_request_counts_while_it_runs_and_is_measured_at_its_end(registry, meters):
     meter = RequestMeter(meters)
-    with meter.watch(report()), meter.watch(report()):
+    with meter.watch(report(), is_stream=True), meter.watch(report()):
         assert shown(registry)[REQUESTS_RUNNING.name] == 2
     found = shown(registry)
     assert found[REQUESTS_RUNNING.name] == 0
     assert found[REQUEST.name + "_count"] == 2 and found[REQUEST.name + "_sum"] == 8
-    assert found[FIRST_FRAGMENT.name + "_sum"] == pytest.approx(0.6)
+    assert found[FIRST_FRAGMENT.name + "_count"] == 1, "nobody waits for a whole file's first fragment"
+    assert found[FIRST_FRAGMENT.name + "_sum"] == pytest.approx(0.3)
     assert found[STAGE.name + "_sum{stage=decode}"] == 3 and found[STAGE.name + "_sum{stage=encode}"] == 60
     assert found[CANCELLED.name] == 0
 
@@ -134,7 +135,7 @@ def test_a_request_that_ends_early_is_not_measured_as_one_that_was_made(registry
 
 
 def test_a_request_without_a_fragment_is_not_measured_up_to_its_first(registry, meters):
-    with RequestMeter(meters).watch(Report(total_s=1.0, stage_s={"detect": 0.5})):
+    with RequestMeter(meters).watch(Report(total_s=1.0, stage_s={"detect": 0.5}), is_stream=True):
         pass
     found = shown(registry)
     assert (found[REQUEST.name + "_count"], found[FIRST_FRAGMENT.name + "_count"]) == (1, 0)
@@ -164,7 +165,7 @@ def test_batches_add_up_to_fill_speed_and_load(registry, meters):
     clock.now_s += 4
     meter.on_batch(batch(256, 2.0, requests=7))
     assert meter.busy_ratio == pytest.approx(0.3)
-    assert meter.frames_per_s == pytest.approx(256), "of drawing: what it could do, not what it was asked for"
+    assert meter.frames_per_s == pytest.approx(256), "of drawing, not of the time that went by"
     clock.now_s += 7  # the first one is eleven seconds old
     assert meter.busy_ratio == pytest.approx(0.2)
     assert meter.frames_per_s == pytest.approx(128)
@@ -174,6 +175,17 @@ def test_batches_add_up_to_fill_speed_and_load(registry, meters):
     assert found[FRAMES.name] == 768
     assert found[BATCH_FRAMES.name + "_sum"] == 768 and found[BATCH_FILL.name + "_sum"] == 1.5
     assert found[BATCH_REQUESTS.name + "_bucket{le=6.5}"] == 1 and found[BATCH_REQUESTS.name + "_count"] == 2
+
+
+def test_a_device_with_little_to_do_does_not_look_slow():
+    meter = BatchMeter(NoMeters(), buckets=(16, 64, 512), clock=Clock())
+    meter.on_batch(batch(8, 0.5))
+    assert meter.frames_per_s == pytest.approx(32), "it drew sixteen, were they wanted or not"
+    meter.on_batch(batch(500, 4.0))
+    assert meter.frames_per_s == pytest.approx(128), "and by small shapes alone it is not judged"
+    meter.on_batch(batch(512, 2.0))
+    assert meter.frames_per_s == pytest.approx(2 * 512 / 6)
+    assert meter.busy_ratio == pytest.approx(0.65)
 
 
 def test_a_device_is_never_more_than_busy():

@@ -10,6 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 from cluster.autoscaling import PAUSE_S, WATCHED, judged
+from lipsync.batcher import BatchReport
+from lipsync.metrics import BatchMeter, NoMeters
 from serve.autoscaling import FramesBacklogPolicy
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -121,6 +123,13 @@ def test_without_any_measurement_nothing_changes():
 def test_a_speed_once_measured_is_remembered_while_nothing_is_drawn():
     _, state = ask(1, {"queued_frames": {"a": 0}, "frames_per_s": {"a": 100}})
     assert ask(1, {"queued_frames": {"a": 1000}, "frames_per_s": {"a": 0}}, state)[0] == 5
+
+
+def test_a_few_frames_ask_for_no_more_devices_however_slow_those_are_with_so_few():
+    meter = BatchMeter(NoMeters(), buckets=(512,))
+    meter.on_batch(BatchReport(frames=8, room=512, requests=1, waited_s=(), drawing_s=4.0, retried=0, failed=0))
+    said = {"queued_frames": 42.0, "frames_per_s": meter.frames_per_s, "busy_ratio": meter.busy_ratio}
+    assert ask(1, {name: {"a": value} for name, value in said.items()})[0] == 1
 
 
 def test_the_backlog_is_drained_in_the_time_that_was_set():

@@ -513,7 +513,7 @@ def test_every_documented_metric_of_what_happened_is_exported(app: Running) -> N
 
 
 def test_an_ingress_may_die_and_the_clients_own_retry_succeeds(app: Running, expected: bytes) -> None:
-    with traffic(app, expected, retries=Retries(attempts=8)) as seen:
+    with traffic(app, expected, retries=Retries()) as seen:
         wait_for_answers(seen, 1)
         kill_one(app, "Ingress")
         wait_for_answers(seen, 3)

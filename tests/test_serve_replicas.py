@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import ray
 
-from benchmarks.stand_ins import FixedCostDevice
+from benchmarks.stand_in_generator import FixedCostDevice
 from lipsync.core import Claim
 from lipsync.errors import DetectorUnavailable, EngineError, Overloaded
 from serve import app as app_module

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
+from benchmarks.simulated import World
 from cluster import simulate
 from cluster.autoscaling_model import REPORTS_EVERY_S, Pending, burst, delayed, shipped
 from cluster.costs import ROOT, Assumptions, Costs
@@ -18,7 +19,6 @@ from cluster.experiments import Demand, capacity_rps, limits, observe, segments
 from cluster.model import CALLS_AT_THE_START, Cluster, Size, mean_frames
 from cluster.replicas import Pool, Worker
 from cluster.scaling_page import page
-from tests.simulated import World
 
 COSTS = Costs(
     still_frame_ms=6.0, still_encode_ms=5.0, look_ms=70.0,

@@ -25,13 +25,13 @@ RECOVERABLE = (Refused, LipsyncError, httpx.HTTPError)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retries:
     """How often a request is sent at most, and how long to wait between: a random time, between half of a bound and all
-    of it, and the bound doubles. As they stand they outlast the restart of an Ingress or a proxy (7 s).
+    of it, and the bound doubles. As they stand (16 to 32 s) they outlast the restart of an Ingress or a proxy.
 
     A server's ``Retry-After`` is waited out in full, plus that random time; beyond ``longest_retry_after_s`` the
     refusal is raised at once. Raises InvalidOption where a number is negative or there is not even one attempt.
     """
 
-    attempts: int = 6
+    attempts: int = 7
     first_pause_s: float = 0.5
     longest_pause_s: float = 20.0
     longest_retry_after_s: float = 60.0
