@@ -81,7 +81,7 @@ def simulate(settings: Settings) -> dict[str, Any]:
         ingress = [look(2 * middle, 0.7, ingresses=most_replicas("Ingress")), look(2 * middle, 0.7)]
         config = shipped("Generator")
         trace = ask(
-            burst, assumed=slow, config=config, burst_of=5, calm_s=60, burst_s=150, until_s=settings.burst_until_s
+            burst, assumed=slow, config=config, burst_of=3, calm_s=60, burst_s=150, until_s=settings.burst_until_s
         )
         seen = sorted((one.result() for one in latency), key=lambda one: (one["gpus"], one["load"]))
         busiest = next(one for one in seen if one["gpus"] == middle and one["load"] >= 0.7)
