@@ -34,6 +34,7 @@ START_WITHIN_S = 480.0
 LOOKS = {"RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2"}
 """As the Makefile and the manifests have it."""
 NODE_WITHIN_S, END_WITHIN_S = 120.0, 30.0
+HEADLESS_S = 10.0
 DELAY_S, DELAYED_S = 0.2, 10.0
 """On the network, either way, and for how long."""
 
@@ -105,7 +106,8 @@ def _proxy(target: Breakable) -> Callable[[], bool]:
     if not programs:
         return _killed("ray::ProxyActor")(target)
     known = {program.pid for program in programs}
-    programs[0].kill()
+    for program in programs:  # after a reload an old one goes on until its connections are closed
+        program.kill()
 
     def is_replaced() -> bool:
         others = (one for one in psutil.Process().children(recursive=True) if one.pid not in known)
@@ -137,16 +139,18 @@ def _node(target: Breakable) -> Callable[[], bool]:
 
 
 def _head(target: Breakable) -> Callable[[], bool]:
-    """The head's server (GCS) dies and is started again a second later: all that it knew comes out of Redis."""
+    """The head's server (GCS) and the Serve controller die at once, and for ten seconds nothing takes their place. What
+    the server knew comes out of Redis."""
     if not target.has_redis:
         raise CannotBreak(
             "redis-server is not installed (apt-get install redis-server): the head would forget everything"
         )
-    cluster = target.app.cluster
-    cluster.head_node.kill_gcs_server()
-    time.sleep(1.0)
-    cluster.head_node.start_gcs_server()
-    return lambda: _knows_its_nodes(target) and target.is_settled()
+    head = target.app.cluster.head_node
+    head.kill_gcs_server()
+    has_controller = _killed("ray::ServeController")(target)
+    time.sleep(HEADLESS_S)
+    head.start_gcs_server()
+    return lambda: _knows_its_nodes(target) and has_controller()
 
 
 def _knows_its_nodes(target: Breakable) -> bool:

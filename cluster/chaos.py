@@ -5,8 +5,8 @@
 In each round a replica of each kind; in every fourth also what is fewer in a cluster: the proxy, the Serve controller,
 a worker node, the head's server, a full disk, a network that is slow to one node.
 Every answer is compared, byte for byte, with one that was made before anything was broken. A fault has been got over
-when what was killed is there again, the controller counts every replica as running, and a request that was sent
-afterwards has been answered. What a machine does not allow is left out, and the log says why.
+when what was killed is there again, the controller counts every replica as running, and a request (or an attempt)
+that was sent afterwards has been answered. What a machine does not allow is left out, and the log says why.
 
 The cluster stands behind HAProxy with the throughput-optimised transport, as the manifests have it. Callers use the
 client as it is. A request that needed a second attempt is set against the faults that take requests along (an
@@ -27,7 +27,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +40,7 @@ from cluster.summary import percentiles, summarise
 from cluster.traffic import Outcome, Sender, closed_loop, warm_up
 from lipsync.client import Retries
 
-MIX = "short"
+MIX = "short=4,short-stream=1,short-video=1"
 CALLERS = 3
 ATTEMPTS = Retries().attempts
 """As any caller of the client has them."""
@@ -55,23 +54,25 @@ ROUNDS, EVERY = 20, 4
 class Load:
     """Requests that go on, from a thread of their own: nodes of a cluster can be started from the main thread alone."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, mix: str) -> None:
         self.sender = Sender(
             url,
-            mix=Mix.parse(MIX),
+            mix=Mix.parse(mix),
             inputs=Inputs(),
             in_flight=CALLERS,
             timeout_s=REQUEST_TIMEOUT_S,
             attempts=ATTEMPTS,
         )
-        self.calm_digests: set[str] = set()
+        self.calm_digests: dict[str, set[str]] = {}
+        """Of the answers to each kind of request before anything was broken."""
         self._runs, self._over = threading.Event(), threading.Event()
         self._thread = ThreadPoolExecutor(1)
 
     async def _run(self) -> None:
         async with self.sender:
             await warm_up(self.sender, rounds=2)
-            self.calm_digests = {one.digest for one in self.sender.outcomes}
+            for one in self.sender.outcomes:
+                self.calm_digests.setdefault(one.kind, set()).add(one.digest)
             loop = closed_loop(self.sender, callers=CALLERS, duration_s=float("inf"), is_over=self._over.is_set)
             self._runs.set()
             await loop
@@ -105,13 +106,15 @@ def in_rounds(faults: Sequence[Fault], rounds: int) -> list[Fault]:
     ]  # fmt: skip
 
 
-def break_all(target: Breakable, faults: Sequence[Fault], *, until_s: float = float("inf")) -> dict[str, Any]:
+def break_all(
+    target: Breakable, faults: Sequence[Fault], *, mix: str = MIX, until_s: float = float("inf")
+) -> dict[str, Any]:
     """The faults one after another; none is begun after ``until_s`` (monotonic)."""
     skipped: dict[str, str] = {}
     log: list[dict[str, Any]] = []
     began = time.monotonic()
-    with Load(target.app.url) as load:
-        if len(load.calm_digests) != 1:
+    with Load(target.app.url, mix=mix) as load:
+        if any(len(digests) != 1 for digests in load.calm_digests.values()):
             raise RuntimeError("two answers to one request differ before anything was broken")
         for fault in faults:
             if load.has_ended or time.monotonic() > until_s:
@@ -124,20 +127,25 @@ def break_all(target: Breakable, faults: Sequence[Fault], *, until_s: float = fl
             except CannotBreak as error:
                 skipped[fault.name] = str(error)
             time.sleep(CALM_S)
-    (right,) = load.calm_digests
+    right = {kind: digest for kind, (digest,) in load.calm_digests.items()}
     result = _results(load.sender.outcomes, log, skipped, right=right, took_s=time.monotonic() - began)
     crossed = None if isinstance(target.link, str) else asdict(target.link.counts())
-    return result | {"pieces_done_again": _retried(target), "crossed_link": crossed}
+    return result | {
+        "mix": mix,
+        "pieces_done_again": sum(one["pieces_done_again"] for one in log),
+        "crossed_link": crossed,
+    }
 
 
 def _strike(target: Breakable, fault: Fault, sender: Sender) -> dict[str, Any]:
     """Break it, and wait until it has been got over. Recovery counts from the moment before it was broken."""
+    before = _retried(target)
     struck_s, began = sender.now_s, time.monotonic()
     is_replaced = fault.strike(target)
     answered_s: float | None = None
     replaced_s: float | None = None
     while (waited_s := time.monotonic() - began) < GIVE_UP_S and (answered_s is None or replaced_s is None):
-        after = [one.ended_s for one in list(sender.outcomes) if one.sent_s >= struck_s and not one.refusal]
+        after = [one.ended_s for one in list(sender.outcomes) if one.last_sent_s >= struck_s and not one.refusal]
         answered_s = answered_s or (min(after) - struck_s if after else None)
         if replaced_s is None and is_replaced():
             replaced_s = waited_s
@@ -145,28 +153,33 @@ def _strike(target: Breakable, fault: Fault, sender: Sender) -> dict[str, Any]:
     entry = {
         "fault": fault.name,
         "takes_requests": fault.takes_requests,
-        "at_s": round(struck_s, 1),
+        "at_s": round(struck_s, 3),
         "answered_again_s": _rounded(answered_s),
         "replaced_s": _rounded(replaced_s),
         "bound_s": fault.bound_s,
     }
-    return entry | {"is_in_time": _over_s(entry) <= fault.bound_s}
+    after = _retried(target)
+    again = after - before if after >= before else after  # an Ingress that died took its count along
+    return entry | {"is_in_time": _over_s(entry) <= fault.bound_s, "pieces_done_again": again}
 
 
 def _helped(outcomes: Sequence[Outcome], log: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The requests that needed further attempts, with each attempt's cause: a fault that takes requests along and was
-    not yet got over when the attempt before was under way. None where there was no such fault."""
+    """The requests of which an attempt failed, with each failure's cause: the fault, of those that take requests along,
+    that had been struck and not yet been got over at that moment. None where there was no such fault."""
     takes = [(one["fault"], one["at_s"], one["at_s"] + _over_s(one)) for one in log if one["takes_requests"]]
     found = []
     for outcome in outcomes:
-        attempts = pairwise((outcome.sent_s, *outcome.sent_again_s))
-        causes = [
-            next((name for name, from_s, to_s in reversed(takes) if began_s <= to_s and from_s <= again_s), None)
-            for began_s, again_s in attempts
+        failures = [
+            {
+                "at_s": round(one.at_s, 3),
+                "slug": one.slug,
+                "detail": one.detail[:120],
+                "cause": next((name for name, from_s, to_s in reversed(takes) if from_s <= one.at_s <= to_s), None),
+            }
+            for one in outcome.failures
         ]
-        if causes:
-            again_s = [round(at_s, 1) for at_s in outcome.sent_again_s]
-            found.append({"sent_s": round(outcome.sent_s, 1), "again_s": again_s, "causes": causes})
+        if failures:
+            found.append({"kind": outcome.kind, "sent_s": round(outcome.sent_s, 1), "failures": failures})
     return found
 
 
@@ -180,18 +193,23 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 2)
 
 
-def _retried(target: Breakable) -> float | None:
-    """Segments and other pieces that were made again, as the metrics of the surviving processes count them."""
+def _retried(target: Breakable) -> float:
+    """Segments and other pieces that were made again, as far as the metrics have been told; 0 where nobody answers."""
     try:
         text = httpx.get(target.app.url + "/metrics", timeout=30, trust_env=False).raise_for_status().text
     except httpx.HTTPError:
-        return None
+        return 0.0
     found = re.findall(r"^ray_lipsync_segment_retries_total(?:\{.*\})? ([0-9.e+]+)$", text, re.MULTILINE)
     return sum(map(float, found))
 
 
 def _results(
-    outcomes: Sequence[Outcome], log: list[dict[str, Any]], skipped: dict[str, str], *, right: str, took_s: float
+    outcomes: Sequence[Outcome],
+    log: list[dict[str, Any]],
+    skipped: dict[str, str],
+    *,
+    right: Mapping[str, str],
+    took_s: float,
 ) -> dict[str, Any]:
     answered = [one for one in outcomes if not one.refusal]
     helped = _helped(outcomes, log)
@@ -208,15 +226,16 @@ def _results(
         }
     return {
         "requests": len(outcomes),
-        "answered_right": sum(one.digest == right for one in answered),
-        "answered_wrong": sum(one.digest != right for one in answered),
+        "by_kind": dict(Counter(one.kind for one in outcomes)),
+        "answered_right": sum(one.digest == right[one.kind] for one in answered),
+        "answered_wrong": sum(one.digest != right[one.kind] for one in answered),
         "attempts": ATTEMPTS,
         "refused": dict(Counter(one.refusal for one in outcomes if one.refusal)),
         "refusals_said": {one.refusal: one.detail[:200] for one in outcomes if one.refusal},
         "hung": sum(one.ended_s - one.sent_s > REQUEST_TIMEOUT_S + 5 for one in outcomes),
         "latency_s": summarise(outcomes, duration_s=took_s)["all"]["latency_s"],
         "needed_more_attempts": len(helped),
-        "without_cause": sum(None in one["causes"] for one in helped),
+        "without_cause": sum(any(failure["cause"] is None for failure in one["failures"]) for one in helped),
         "faults": faults,
         "skipped": skipped,
         "log": log,

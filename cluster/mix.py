@@ -29,6 +29,8 @@ KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
         Kind("short", "picture", 2.0),
+        Kind("short-stream", "picture", 2.0, is_stream=True),
+        Kind("short-video", "clip", 2.0),
         Kind("long", "picture", 40.0),
         Kind("still", "picture", 10.0),
         Kind("video", "clip", 10.0),

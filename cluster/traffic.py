@@ -24,6 +24,15 @@ _CONNECTIONS_OF_A_CLIENT = 100
 
 
 @dataclass(frozen=True, slots=True)
+class Failure:
+    """An attempt that came to nothing, and when."""
+
+    at_s: float
+    slug: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """One request. ``refusal`` is empty where it was answered in full, else the error's slug or ``NOT_SENT``."""
 
@@ -39,30 +48,22 @@ class Outcome:
     first_s: float | None = None
     """When a stream's first bytes came."""
     stages_ms: Mapping[str, float] = field(default_factory=dict)
-    sent_again_s: tuple[float, ...] = ()
-    """When each further attempt began to be sent; one that found no connection does not show."""
+    failures: tuple[Failure, ...] = ()
+    """Its attempts that another followed."""
 
     @property
     def latency_s(self) -> float:
         return self.ended_s - self.due_s
 
     @property
+    def last_sent_s(self) -> float:
+        """No later than its last attempt was sent."""
+        return self.failures[-1].at_s if self.failures else self.sent_s
+
+    @property
     def late_s(self) -> float:
         """How long after its time it was sent."""
         return self.sent_s - self.due_s
-
-
-class _Attempts:
-    """Notes when a request's further attempts begin, as its client tells of their bytes."""
-
-    def __init__(self, now_s: Callable[[], float]) -> None:
-        self.again_s: list[float] = []
-        self._now_s, self._last = now_s, 1
-
-    def __call__(self, transfer: Transfer) -> None:
-        if transfer.attempt > self._last:
-            self._last = transfer.attempt
-            self.again_s.append(self._now_s())
 
 
 class Sender:
@@ -115,15 +116,20 @@ class Sender:
     async def send(self, kind: Kind, *, due_s: float, slot: int) -> Outcome:
         """One request, with a slot of ``take``."""
         client = self._clients[slot // _CONNECTIONS_OF_A_CLIENT]
-        sent_s, attempts = self.now_s, _Attempts(lambda: self.now_s)
+        sent_s, failures = self.now_s, list[Failure]()
+
+        def note(transfer: Transfer) -> None:
+            if (error := transfer.failed) is not None:
+                failures.append(Failure(self.now_s, error.slug, error.detail))
+
         try:
-            outcome = await self._answer(client, kind, attempts, due_s=due_s, sent_s=sent_s)
+            outcome = await self._answer(client, kind, note, due_s=due_s, sent_s=sent_s)
         except LipsyncError as error:
             outcome = Outcome(kind.name, due_s, sent_s, self.now_s, error.slug, error.detail)
         finally:
             self._free.append(slot)
             self.in_flight -= 1
-        outcome = replace(outcome, sent_again_s=tuple(attempts.again_s))
+        outcome = replace(outcome, failures=tuple(failures))
         self.outcomes.append(outcome)
         return outcome
 
@@ -135,19 +141,19 @@ class Sender:
         return slot
 
     async def _answer(
-        self, client: AsyncClient, kind: Kind, attempts: _Attempts, *, due_s: float, sent_s: float
+        self, client: AsyncClient, kind: Kind, note: Callable[[Transfer], None], *, due_s: float, sent_s: float
     ) -> Outcome:
         face, voice = self._inputs.face(kind, number=self.sent), self._inputs.voice(kind)
         digest, first_s = hashlib.sha256(), None
         result: Result | None
         if kind.is_stream:
-            async with client.stream(face, voice, progress=attempts) as stream:
+            async with client.stream(face, voice, progress=note) as stream:
                 async for piece in stream:
                     first_s = first_s or self.now_s
                     digest.update(piece)
                 result = stream.result
         else:
-            result = await client.lipsync(face, voice, progress=attempts)
+            result = await client.lipsync(face, voice, progress=note)
             digest.update(result.data)
         assert result is not None, "a stream that ended without an error is whole"
         return Outcome(

@@ -244,7 +244,7 @@ class ServiceError(LipsyncError):
 
 
 class Overloaded(ServiceError):
-    """Refused before any work, because enough is under way; the same request may succeed a little later."""
+    """Refused because enough is under way; the same request may succeed a little later."""
 
     slug = "overloaded"
     retry_after_s: float = 1.0

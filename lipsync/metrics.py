@@ -51,17 +51,20 @@ FRAMES = Metric("lipsync_frames_total", "counter", "Frames drawn.")
 FIRST_FRAGMENT = Metric(
     "lipsync_time_to_first_fragment_seconds",
     "histogram",
-    "From admission to the first fragment of a stream.",
+    "From the start of the work to the first fragment of a stream that ended well.",
     buckets=_SECONDS,
 )
 REQUEST = Metric(
-    "lipsync_request_seconds", "histogram", "From admission to the last fragment, or to the boxes.", buckets=_SECONDS
+    "lipsync_request_seconds",
+    "histogram",
+    "From the start of the work to the last fragment, or to the boxes.",
+    buckets=_SECONDS,
 )
 STAGE = Metric(
     "lipsync_stage_seconds", "histogram", "A request's time in one stage, all its workers added up.", "stage", _SECONDS
 )
 REJECTED = Metric("lipsync_rejected_total", "counter", "Requests answered with an error, by its slug.", "reason")
-CANCELLED = Metric("lipsync_cancelled_total", "counter", "Requests whose caller went away.")
+CANCELLED = Metric("lipsync_cancelled_total", "counter", "Requests whose caller went away while they were worked on.")
 RETRIES = Metric("lipsync_segment_retries_total", "counter", "Pieces of work done again, since a worker died.")
 OUT_OF_MEMORY = Metric("lipsync_oom_total", "counter", "Batches that did not fit into the device's memory.")
 NON_FINITE = Metric("lipsync_nonfinite_total", "counter", "Frames drawn again because they came out NaN or infinite.")
@@ -195,7 +198,7 @@ class RequestMeter:
 
 
 class BatchMeter:
-    """Watches one batcher and its engine. ``on_batch`` goes to the batcher; ``refresh`` is called now and then.
+    """Watches one batcher and its engine, on any thread. ``on_batch`` goes to the batcher, ``refresh`` is called often.
 
     ``buckets`` are the engine's shapes, ascending: a batch costs what the next of them costs.
     """
@@ -210,6 +213,7 @@ class BatchMeter:
         self._clock = clock
         self._drawn: deque[_Drawn] = deque()
         self._out_of_memory = self._redone = 0
+        self._lock = threading.Lock()
 
     def on_batch(self, report: BatchReport) -> None:
         self._meters.observe(BATCH_FRAMES, report.frames)
@@ -217,15 +221,18 @@ class BatchMeter:
         self._meters.observe(BATCH_REQUESTS, report.requests)
         self._meters.add(FRAMES, report.frames)
         shape = next((bucket for bucket in self._buckets if bucket >= report.frames), report.frames)
-        self._drawn.append(_Drawn(self._clock(), report.drawing_s, shape))
+        with self._lock:
+            self._drawn.append(_Drawn(self._clock(), report.drawing_s, shape))
 
     def refresh(self, counts: BatcherCounts, *, out_of_memory: int, redone: int) -> None:
         """Set what is a state, from the batcher's counts and the engine's totals."""
         self._meters.set(QUEUED_FRAMES, counts.queued_frames + counts.held_frames)
         self._meters.set(DEVICE_BUSY, self.busy_ratio)
-        self._meters.add(OUT_OF_MEMORY, out_of_memory - self._out_of_memory)
-        self._meters.add(NON_FINITE, redone - self._redone)
-        self._out_of_memory, self._redone = out_of_memory, redone
+        with self._lock:
+            self._meters.add(OUT_OF_MEMORY, max(0, out_of_memory - self._out_of_memory))
+            self._meters.add(NON_FINITE, max(0, redone - self._redone))
+            self._out_of_memory = max(out_of_memory, self._out_of_memory)
+            self._redone = max(redone, self._redone)
 
     @property
     def busy_ratio(self) -> float:
@@ -244,9 +251,10 @@ class BatchMeter:
         return sum(drawn.shape for drawn in large) / drawing_s if drawing_s > 0 else 0.0
 
     def _recent(self) -> list[_Drawn]:
-        while self._drawn and self._drawn[0].ended_s < self._clock() - self.WINDOW_S:
-            self._drawn.popleft()
-        return list(self._drawn)
+        with self._lock:
+            while self._drawn and self._drawn[0].ended_s < self._clock() - self.WINDOW_S:
+                self._drawn.popleft()
+            return list(self._drawn)
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,7 @@ class Books:
     def enter(self, lease: Lease) -> Decision:
         """A request asks to begin; on a yes it is in the books."""
         settings = self._settings
+        self._expire()
         own = sum(other.key == lease.key for other, _ in self._leases.values())
         reason = self._fullness()
         if reason != "requests" and lease.key and own >= settings.requests_per_key:

@@ -53,6 +53,7 @@ class Gate:
         self._own = Books(settings)
         self._held: dict[str, Lease] = {}
         self._full, self._full_until_s = Decision(), 0.0
+        self._has_room, self._room_until_s = True, 0.0
         self._away_until_s = 0.0
         self._renewing: asyncio.Task[None] | None = None
 
@@ -90,7 +91,9 @@ class Gate:
 
     async def check(self, hashes: Sequence[str]) -> None:
         """Before anything of the inputs is opened. Raises InputCrashedWorker for one that was accused."""
-        decision = await self._decide("check", hashes)
+        decision = self._own.check(hashes)  # the books may have started anew since, or been away when they were told
+        if not decision.reason:
+            decision = await self._decide("check", hashes)
         if decision.reason:
             raise _refusal(decision)
 
@@ -107,9 +110,12 @@ class Gate:
 
     async def has_room(self) -> bool:
         """Whether a request would be let in now; this replica's own word where the books do not answer, as for a
-        request."""
-        answer = await self._ask("has_room")
-        return self._own.has_room if answer is None else bool(answer)
+        request. An answer holds for a moment: anybody may ask, as often as they like."""
+        if monotonic() >= self._room_until_s:
+            answer = await self._ask("has_room")
+            self._has_room = self._own.has_room if answer is None else bool(answer)
+            self._room_until_s = monotonic() + _REFUSAL_HOLDS_S
+        return self._has_room
 
     def _hold(self, lease: Lease) -> None:
         self._held[lease.request] = lease

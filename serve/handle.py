@@ -37,7 +37,12 @@ class AppHandle:
         """The same, awaited."""
         with _plain_errors():
             inputs = await asyncio.to_thread(lambda: (_read(face), _read(audio)))
-            found: bytes = await self._call("lipsync").remote(*inputs, _named(options))
+            asked = self._call("lipsync").remote(*inputs, _named(options))
+            try:
+                found: bytes = await asked
+            except asyncio.CancelledError:
+                asked.cancel()
+                raise
             return found
 
     def stream(self, face: Source, audio: Source, options: Options | None = None) -> Iterator[bytes]:

@@ -11,12 +11,14 @@ from uuid import uuid4
 from fastapi import FastAPI
 
 from lipsync.core import Fragment
+from lipsync.errors import WorkerLost
 from lipsync.media.source import Blob
 from lipsync.options import Options
 from lipsync.output import stream_bytes
 
 from .auth import Keys
 from .doors import refuse_open_doors
+from .faults import fault_of
 from .http import Http
 from .metrics import RayMeters
 from .presence import Presence
@@ -25,6 +27,7 @@ from .settings import Settings
 from .stages import Handles
 
 _BLOCK = 1 << 20
+_DESCRIBES_WITHIN_S = 5.0
 
 
 class Ingress:
@@ -51,7 +54,14 @@ class Ingress:
         self._desk.sweep()
 
     async def _models(self) -> list[dict[str, Any]]:
-        return [await self._generator.describe.remote()]
+        """What a Generator says of itself. Raises WorkerLost where none answers in time."""
+        try:
+            async with asyncio.timeout(_DESCRIBES_WITHIN_S):
+                return [await self._generator.describe.remote()]
+        except Exception as error:
+            if isinstance(error, TimeoutError) or fault_of(error) is not None:
+                raise WorkerLost("No Generator answers. Try again when /readyz says that one runs.") from error
+            raise
 
     async def lipsync(self, face: bytes, audio: bytes, options: dict[str, Any] | None = None) -> bytes:
         """The bytes of an mp4. Raises the library's errors."""

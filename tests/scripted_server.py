@@ -133,6 +133,7 @@ class Scripted:
     requests: list[Received] = field(default_factory=list)
     gone: threading.Event = field(default_factory=threading.Event)
     url: str = ""
+    _transports: list[asyncio.WriteTransport] = field(default_factory=list)
 
     def __enter__(self) -> Scripted:
         self._loop = asyncio.new_event_loop()
@@ -158,8 +159,12 @@ class Scripted:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
+        for transport in self._transports:  # what a client has not read yet would keep them open beyond the loop
+            transport.abort()
+        await asyncio.sleep(0)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._transports.append(writer.transport)
         try:
             while (received := await _read(reader)) is not None:
                 self.requests.append(received)
@@ -182,9 +187,9 @@ class Scripted:
 async def _read(reader: asyncio.StreamReader) -> Received | None:
     try:
         head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        method, target, _ = head[0].split(" ")
+        headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in head[1:] if line)}
+        body = await reader.readexactly(int(headers.get("content-length", 0)))
     except asyncio.IncompleteReadError:
         return None
-    method, target, _ = head[0].split(" ")
-    headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in head[1:] if line)}
-    body = await reader.readexactly(int(headers.get("content-length", 0)))
     return Received(method, target, headers, body)

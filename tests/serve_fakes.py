@@ -58,7 +58,20 @@ class LocalHandle:
 
     def remote(self, *args: Any, **named: Any) -> Any:
         called = getattr(self._replica, self._method_name)(*args, **named)
-        return _Streamed(called) if self._stream else called
+        return _Streamed(called) if self._stream else _Asked(called)
+
+
+class _Asked:
+    """An answer to come; as with Ray's, whoever stops waiting for it does not stop the work."""
+
+    def __init__(self, called: Any):
+        self._working = asyncio.ensure_future(called)
+
+    def __await__(self) -> Any:
+        return asyncio.shield(self._working).__await__()
+
+    def cancel(self) -> None:
+        self._working.cancel()
 
 
 class _Streamed:

@@ -16,6 +16,7 @@ from scripted_server import Scripted, Step, mp4, problem
 
 from cluster import chaos
 from cluster.breaking import FAULTS, REPLICA_KINDS, Breakable, CannotBreak, Fault
+from cluster.traffic import Failure
 
 ROOT = Path(__file__).resolve().parents[1]
 SLACK = 2.0
@@ -45,7 +46,7 @@ def slowly(step: Step) -> Step:
 def test_recovery_counts_until_it_is_replaced_and_a_later_request_is_answered() -> None:
     faults = [fault("quick", replaced_after_s=0.5), fault("late", replaced_after_s=1.5, bound_s=1.0)]
     with Scripted([slowly(mp4(b"right")) for _ in range(2000)]) as server:
-        result = chaos.break_all(scripted(server), faults)
+        result = chaos.break_all(scripted(server), faults, mix="short")
     assert [one["fault"] for one in result["log"]] == ["quick", "late"]
     assert 0.5 <= result["log"][0]["replaced_s"] < 1.5 <= result["log"][1]["replaced_s"] < 3
     assert result["faults"]["quick"]["in_time"] == 1
@@ -57,32 +58,35 @@ def test_recovery_counts_until_it_is_replaced_and_a_later_request_is_answered() 
 
 
 @pytest.mark.parametrize(("takes_requests", "cause"), [(True, "taker"), (False, None)])
-def test_a_further_attempt_is_set_against_what_was_broken(takes_requests: bool, cause: str | None) -> None:
+def test_an_attempt_that_failed_is_set_against_what_was_broken(takes_requests: bool, cause: str | None) -> None:
     right = [slowly(mp4(b"right")) for _ in range(2000)]
-    steps = [*right[:8], problem(503, "overloaded"), *right]
+    steps = [*right[:40], problem(503, "overloaded"), *right]
     with Scripted(steps) as server:
-        result = chaos.break_all(scripted(server), [fault("taker", replaced_after_s=2, takes_requests=takes_requests)])
-    assert [one["causes"] for one in result["helped"]] == [[cause]]
+        result = chaos.break_all(
+            scripted(server), [fault("taker", replaced_after_s=2, takes_requests=takes_requests)], mix="short"
+        )
+    assert [[failure["cause"] for failure in one["failures"]] for one in result["helped"]] == [[cause]]
     assert (result["needed_more_attempts"], result["without_cause"]) == (1, 0 if takes_requests else 1)
     assert result["answered_right"] == result["requests"]
     assert chaos.held(result) == takes_requests
 
 
-def test_a_further_attempt_long_after_a_fault_was_got_over_has_no_cause() -> None:
+def test_what_failed_before_a_fault_or_after_it_was_got_over_has_no_cause() -> None:
     log = [{"fault": "Ingress", "takes_requests": True, "at_s": 10.0, "answered_again_s": 4.0, "replaced_s": 6.0}]
-    sent = [(9.0, 11.0), (15.9, 18.0), (16.1, 18.0), (8.0, 9.9), (15.0, 17.0, 19.0)]
+    failed_s = [(9.9,), (10.0,), (16.0,), (16.1,), (12.0, 20.0)]
     outcomes = [
-        chaos.Outcome("short", first, first, again[-1] + 1, sent_again_s=tuple(again)) for first, *again in sent
+        chaos.Outcome("short", 1.0, 1.0, 60.0, failures=tuple(Failure(at_s, "service_error", "") for at_s in times))
+        for times in failed_s
     ]
-    causes = [one["causes"] for one in chaos._helped(outcomes, log)]
-    assert causes == [["Ingress"], ["Ingress"], [None], [None], ["Ingress", None]]
+    causes = [[failure["cause"] for failure in one["failures"]] for one in chaos._helped(outcomes, log)]
+    assert causes == [[None], ["Ingress"], ["Ingress"], [None], ["Ingress", None]]
 
 
 def test_an_answer_of_other_bytes_and_a_refusal_are_told_apart_from_right_ones() -> None:
     right = [slowly(mp4(b"right")) for _ in range(2000)]
-    steps = [*right[:8], mp4(b"wrong"), problem(422, "no_face"), *right]
+    steps = [*right[:40], mp4(b"wrong"), problem(422, "no_face"), *right]
     with Scripted(steps) as server:
-        result = chaos.break_all(scripted(server), [fault("quick", replaced_after_s=0.5)])
+        result = chaos.break_all(scripted(server), [fault("quick", replaced_after_s=2)], mix="short")
     assert result["answered_wrong"] == 1
     assert result["refused"] == {"no_face": 1}
     assert result["answered_right"] == result["requests"] - 2
@@ -94,14 +98,14 @@ def test_what_a_machine_does_not_allow_is_said_and_the_rest_goes_on() -> None:
 
     faults = [Fault("impossible", refuse, 1.0), fault("quick", replaced_after_s=0)]
     with Scripted([slowly(mp4(b"right")) for _ in range(2000)]) as server:
-        result = chaos.break_all(scripted(server), faults)
+        result = chaos.break_all(scripted(server), faults, mix="short")
     assert result["skipped"] == {"impossible": "not here"}
     assert list(result["faults"]) == ["quick"]
 
 
 def test_nothing_is_broken_where_calm_answers_already_differ() -> None:
     with Scripted([mp4(b"one"), mp4(b"other")]) as server, pytest.raises(RuntimeError, match="differ"):
-        chaos.break_all(scripted(server), [fault("quick", replaced_after_s=0)])
+        chaos.break_all(scripted(server), [fault("quick", replaced_after_s=0)], mix="short")
 
 
 def test_replicas_are_killed_in_every_round_and_all_else_in_every_fourth() -> None:
@@ -113,7 +117,9 @@ def test_replicas_are_killed_in_every_round_and_all_else_in_every_fourth() -> No
 def test_nothing_more_is_broken_when_its_time_is_up() -> None:
     with Scripted([slowly(mp4(b"right")) for _ in range(2000)]) as server:
         ends_s = time.monotonic() + 1.5
-        result = chaos.break_all(scripted(server), [fault("quick", replaced_after_s=1)] * 9, until_s=ends_s)
+        result = chaos.break_all(
+            scripted(server), [fault("quick", replaced_after_s=1)] * 9, mix="short", until_s=ends_s
+        )
     assert 1 <= len(result["log"]) <= 3
 
 
@@ -122,9 +128,10 @@ def test_in_the_committed_log_everything_was_broken_as_often_as_promised_and_nob
     assert log["requests"] == log["answered_right"] >= 200
     assert (log["answered_wrong"], log["refused"], log["hung"], log["skipped"]) == (0, {}, 0, {})
     assert chaos.held(log)
-    assert {cause for one in log["helped"] for cause in one["causes"]} <= {
-        name for name, fault in FAULTS.items() if fault.takes_requests
-    }
+    failures = [failure for one in log["helped"] for failure in one["failures"]]
+    assert {failure["cause"] for failure in failures} == {n for n, fault in FAULTS.items() if fault.takes_requests}
+    assert {failure["slug"] for failure in failures if failure["cause"] == "full disk"} == {"overloaded"}
+    assert set(log["by_kind"]) == {"short", "short-stream", "short-video"}
     promised = Counter(one.name for one in chaos.in_rounds(list(FAULTS.values()), chaos.ROUNDS))
     assert Counter(one["fault"] for one in log["log"]) == promised
     assert min(promised[name] for name in REPLICA_KINDS) >= 20 and min(promised.values()) >= 5

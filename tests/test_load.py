@@ -93,14 +93,15 @@ async def test_a_closed_loop_has_as_many_requests_under_way_as_callers() -> None
     assert len(sending.outcomes) == len(server.requests) > 6
 
 
-async def test_further_attempts_of_a_request_are_told() -> None:
+async def test_attempts_that_came_to_nothing_are_told() -> None:
     with Scripted([mp4(b"video"), problem(503, "overloaded"), problem(503, "overloaded"), mp4(b"video")]) as server:
         async with sender(server, attempts=3) as sending:
             await warm_up(sending, rounds=2)
     first, second = sending.outcomes
-    assert first.sent_again_s == ()
+    assert first.failures == ()
     assert second.refusal == ""
-    assert second.sent_s < second.sent_again_s[0] < second.sent_again_s[1] < second.ended_s
+    assert [one.slug for one in second.failures] == ["overloaded", "overloaded"]
+    assert second.sent_s < second.failures[0].at_s < second.failures[1].at_s < second.ended_s
 
 
 async def test_the_server_s_own_times_and_a_stream_s_first_bytes_are_read() -> None:

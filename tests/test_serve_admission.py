@@ -165,6 +165,14 @@ def test_an_entry_runs_out_when_its_ingress_is_not_heard_of(books, clock):
     assert books.requests == 0
 
 
+def test_what_has_run_out_takes_no_place_of_its_key(books, clock):
+    for name in "ab":
+        assert not books.enter(Lease(name, "k")).reason
+    assert books.enter(Lease("c", "k")).reason == "key"
+    clock.now_s += SMALL.lease_s + 1
+    assert not books.enter(Lease("d", "k")).reason
+
+
 def test_renewals_fill_new_books_again(books, clock):
     held = [Lease("a", "k", 60), Lease("b", "k", 30)]
     again = Books(SMALL, clock=clock)
@@ -248,6 +256,23 @@ async def test_frames_and_accused_inputs_are_refused_when_they_are_known():
             await gate.check(["good", "bad"])
         await gate.check(["good"])
         await third.know(1)
+
+
+async def test_what_a_replica_accused_itself_stays_refused_when_the_books_start_anew():
+    books = FakeBooks(SMALL)
+    gate = Gate(books, SMALL)
+    await gate.accuse("bad")
+    books.real = Admission(SMALL)
+    with pytest.raises(InputCrashedWorker):
+        await gate.check(["bad"])
+    await gate.check(["good"])
+
+
+async def test_whoever_asks_often_whether_there_is_room_does_not_reach_the_books_each_time():
+    books = FakeBooks(SMALL)
+    gate = Gate(books, SMALL)
+    assert all([await gate.has_room() for _ in range(50)])
+    assert books.calls == ["has_room"]
 
 
 @pytest.mark.parametrize("fault", DEAD, ids=lambda error: type(error).__name__)

@@ -10,10 +10,12 @@ import time
 from collections import Counter
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import httpx
 import pytest
+from ray.exceptions import ActorDiedError
 
 from lipsync import output
 from lipsync.errors import InputTooLarge, Overloaded, UnsupportedMedia
@@ -120,6 +122,45 @@ def serve(workers, speaking, tmp_path, monkeypatch):
 
 
 DOORS = pytest.mark.parametrize("door", ["by_http", "by_handle"])
+
+
+async def test_who_stops_waiting_for_a_file_stops_its_work(serve, speaking):
+    speaking.call_s = 0.2
+    async with serve() as both:
+        asked = asyncio.create_task(both.handle.lipsync_async(FACE, LONG_VOICE, BOX))
+        while not speaking.frames:
+            await asyncio.sleep(0.01)
+        asked.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+        await both.rest()  # its files are gone
+        drawn = speaking.frames
+        await asyncio.sleep(0.5)
+        assert speaking.frames <= drawn + 16, "what was at the device at that moment, no more"
+
+
+class Describing:
+    """A Generator's handle, of which nothing is asked but what it is."""
+
+    def __init__(self, answer):
+        self.describe = SimpleNamespace(remote=answer)
+
+
+async def never():
+    await asyncio.sleep(60)
+
+
+async def gone():
+    raise ActorDiedError()
+
+
+@pytest.mark.parametrize("answer", [never, gone])
+async def test_where_no_generator_answers_there_is_no_waiting_for_what_it_is(serve, monkeypatch, answer):
+    monkeypatch.setattr("serve.ingress._DESCRIBES_WITHIN_S", 0.1)
+    async with serve() as both:
+        both.ingress._generator = Describing(answer)
+        answered = await both.client.get("/v1/models")
+        assert (answered.status_code, answered.json()["error"]) == (503, "worker_lost")
 
 
 async def test_both_doors_give_the_same_bytes(serve):

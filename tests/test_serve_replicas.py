@@ -55,6 +55,16 @@ def generator(device, monkeypatch):
     made._batcher.close()
 
 
+def test_batching_settings_change_in_the_batcher_that_runs(generator):
+    batcher = generator._batcher
+    generator.reconfigure({"linger_s": 0.02, "turn_frames": 64, "first_share_frames": 16, "queued_frames": 4096})
+    found = batcher._settings
+    assert generator._batcher is batcher
+    assert (found.linger_s, found.turn_frames, found.first_share_frames, found.queued_frames) == (0.02, 64, 16, 4096)
+    with pytest.raises(ValueError, match="nonsense"):
+        generator.reconfigure({"nonsense": 1})
+
+
 async def test_a_device_that_is_stuck_fails_the_health_check_and_one_that_is_quick_does_not(generator, device):
     generator.check_health()
     asked = asyncio.create_task(generator.generate(CROP, FIRST, MEL, FIRST, claim=Claim()))

@@ -75,7 +75,9 @@ class TransferBar:
 
     def __call__(self, step: Transfer) -> None:
         again = "" if step.attempt == 1 else f" ({step.attempt})"
-        if step.received_bytes:
+        if step.failed is not None:
+            self._bar.update(self._task, description=f"again: {step.failed.slug}"[:17], completed=0, total=None)
+        elif step.received_bytes:
             self._bar.update(self._task, description="receiving" + again, completed=step.received_bytes, total=None)
         elif step.sent_bytes < step.total_bytes:
             self._bar.update(

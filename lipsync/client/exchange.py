@@ -132,6 +132,7 @@ class Exchange:
             or (self._give_up_at is not None and time.monotonic() + pause_s >= self._give_up_at)
         )
         if not is_last:
+            self._tell(failed=refused.error)
             return pause_s
         refused.error.add_note(f"Request {self.request_id}, attempt {self._attempt} of {self._retries.attempts}.")
         if refused.retry_after_s:
@@ -178,7 +179,7 @@ class Exchange:
         self._sent_bytes = byte_count
         self._tell()
 
-    def _tell(self) -> None:
+    def _tell(self, *, failed: LipsyncError | None = None) -> None:
         if self._progress is not None:
             total = 0 if self._upload is None else self._upload.byte_count
-            self._progress(Transfer(self._sent_bytes, total, self._received_bytes, self._attempt))
+            self._progress(Transfer(self._sent_bytes, total, self._received_bytes, self._attempt, failed))

@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 import httpx
 
+from lipsync.errors import LipsyncError
 from lipsync.media.source import Blob
 from lipsync.options import Options
 
@@ -20,12 +21,15 @@ _BLOCK = 1 << 18
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """How far a request is. ``attempt`` counts from 1; what was sent begins anew with each."""
+    """How far a request is. ``attempt`` counts from 1; what was sent begins anew with each. ``failed`` says once what
+    became of an attempt that another will follow.
+    """
 
     sent_bytes: int
     total_bytes: int
     received_bytes: int
     attempt: int
+    failed: LipsyncError | None = None
 
 
 OnTransfer: TypeAlias = Callable[[Transfer], None]
