@@ -54,12 +54,13 @@ ROUNDS, EVERY = 20, 4
 class Load:
     """Requests that go on, from a thread of their own: nodes of a cluster can be started from the main thread alone."""
 
-    def __init__(self, url: str, *, mix: str) -> None:
+    def __init__(self, url: str, *, mix: str, callers: int) -> None:
+        self._callers = callers
         self.sender = Sender(
             url,
             mix=Mix.parse(mix),
             inputs=Inputs(),
-            in_flight=CALLERS,
+            in_flight=callers,
             timeout_s=REQUEST_TIMEOUT_S,
             attempts=ATTEMPTS,
         )
@@ -73,7 +74,7 @@ class Load:
             await warm_up(self.sender, rounds=2)
             for one in self.sender.outcomes:
                 self.calm_digests.setdefault(one.kind, set()).add(one.digest)
-            loop = closed_loop(self.sender, callers=CALLERS, duration_s=float("inf"), is_over=self._over.is_set)
+            loop = closed_loop(self.sender, callers=self._callers, duration_s=float("inf"), is_over=self._over.is_set)
             self._runs.set()
             await loop
 
@@ -107,13 +108,18 @@ def in_rounds(faults: Sequence[Fault], rounds: int) -> list[Fault]:
 
 
 def break_all(
-    target: Breakable, faults: Sequence[Fault], *, mix: str = MIX, until_s: float = float("inf")
+    target: Breakable,
+    faults: Sequence[Fault],
+    *,
+    mix: str = MIX,
+    callers: int = CALLERS,
+    until_s: float = float("inf"),
 ) -> dict[str, Any]:
     """The faults one after another; none is begun after ``until_s`` (monotonic)."""
     skipped: dict[str, str] = {}
     log: list[dict[str, Any]] = []
     began = time.monotonic()
-    with Load(target.app.url, mix=mix) as load:
+    with Load(target.app.url, mix=mix, callers=callers) as load:
         if any(len(digests) != 1 for digests in load.calm_digests.values()):
             raise RuntimeError("two answers to one request differ before anything was broken")
         for fault in faults:
@@ -248,6 +254,7 @@ def main(given: list[str] | None = None) -> int:
     broken came back in its time."""
     parser = argparse.ArgumentParser(prog="python -m cluster.chaos", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"of all replicas; each {EVERY}th has all else too")
+    parser.add_argument("--callers", type=int, default=CALLERS, help="requests under way all the time")
     parser.add_argument("--minutes", type=float, default=60.0, help="nothing more is broken after so long")
     parser.add_argument("--faults", nargs="*", default=list(FAULTS), choices=list(FAULTS), help="only these")
     parser.add_argument("--json", type=Path, help="where the log goes")
@@ -256,7 +263,7 @@ def main(given: list[str] | None = None) -> int:
     os.environ |= MODE
     with breakable() as target:
         faults = in_rounds([FAULTS[name] for name in options.faults], options.rounds)
-        result = break_all(target, faults, until_s=time.monotonic() + 60 * options.minutes)
+        result = break_all(target, faults, callers=options.callers, until_s=time.monotonic() + 60 * options.minutes)
     result |= {"machine": on, "date": time.strftime("%Y-%m-%d"), "took_s": round(time.monotonic() - began, 1)}
     text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
     if options.json is not None:

@@ -101,7 +101,8 @@ def kind_of(process: psutil.Process) -> str:
 
 
 def judge(samples: Sequence[Sample]) -> dict[str, Any]:
-    """Growth from the first third after the warm-up to the last third, by medians; what grew beyond its bound.
+    """Growth from the end of the warm-up to the end, by the medians of the first third and of the last, which are two
+    thirds of that time apart; what grew beyond its bound.
 
     Raises ValueError where there are fewer than six samples after the warm-up.
     """
@@ -112,7 +113,7 @@ def judge(samples: Sequence[Sample]) -> dict[str, Any]:
 
     def growth(name: str) -> float:
         values = [float(getattr(one, name)) for one in steady]
-        return round(statistics.median(values[-third:]) - statistics.median(values[:third]), 1)
+        return round(1.5 * (statistics.median(values[-third:]) - statistics.median(values[:third])), 1)
 
     grown = {one.name: growth(one.name) for one in fields(Sample) if one.name not in ("at_s", "by_kind_mb")}
     in_all = grown | {"memory_mb": round(grown["memory_mb"] + max(0.0, grown["shared_mb"]), 1)}

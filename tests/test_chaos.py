@@ -104,7 +104,8 @@ def test_what_a_machine_does_not_allow_is_said_and_the_rest_goes_on() -> None:
 
 
 def test_nothing_is_broken_where_calm_answers_already_differ() -> None:
-    with Scripted([mp4(b"one"), mp4(b"other")]) as server, pytest.raises(RuntimeError, match="differ"):
+    right = [slowly(mp4(b"right")) for _ in range(2000)]
+    with Scripted([mp4(b"one"), mp4(b"other"), *right]) as server, pytest.raises(RuntimeError, match="differ"):
         chaos.break_all(scripted(server), [fault("quick", replaced_after_s=0)], mix="short")
 
 
@@ -152,7 +153,17 @@ def test_in_the_committed_log_everything_was_broken_as_often_as_promised_and_nob
 @pytest.mark.timeout(900)
 def test_one_fault_of_each_kind_under_load_and_every_answer_is_right(tmp_path: Path) -> None:
     """A process of its own: the cluster's environment has to be there before Ray is imported."""
-    command = [sys.executable, "-m", "cluster.chaos", "--rounds", "1", "--json", str(tmp_path / "log.json")]
+    command = [
+        sys.executable,
+        "-m",
+        "cluster.chaos",
+        "--rounds",
+        "1",
+        "--callers",
+        "2",
+        "--json",
+        str(tmp_path / "log.json"),
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (tmp_path / "log.json").exists(), done.stderr[-4000:]
     result = json.loads((tmp_path / "log.json").read_text())

@@ -41,6 +41,8 @@ WINDOW, SEGMENT_BYTES = 2, 7_000_000
 """Segments of a request under way at once, few so that what stays in the store is seen, and what one has there."""
 LARGEST_FACE = 8_000_000
 CROP_BYTES = 96 * 96 * 3
+PAUSE_S = 0.3
+"""Between a caller's requests while something changes: replicas that start want the two cores as well."""
 KILLS = int(os.environ.get("LIPSYNC_KILLS", "6"))
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # Ray's own, in this process
@@ -387,7 +389,7 @@ def test_too_much_is_refused_at_once_and_politely(app: Running, expected: bytes)
 
 @dataclass
 class Traffic:
-    """Requests that never cease, and what became of them."""
+    """Requests that go on, and what became of them."""
 
     right: int = 0
     wrong: list[str] = field(default_factory=list)
@@ -407,6 +409,7 @@ def traffic(app: Running, expected: bytes, *, callers: int = 3, retries: Retries
                         seen.wrong.append("other bytes")
                 except LipsyncError as error:
                     seen.wrong.append(f"{error.slug}: {error.detail}")
+                stop.wait(PAUSE_S)
 
     threads = [threading.Thread(target=call) for _ in range(callers)]
     for thread in threads:
