@@ -48,11 +48,11 @@ class Need:
 
 def sizing(figures: dict[str, Any]) -> str:
     """The tables, and the formulas that made them."""
-    cases = [case for case in figures["overhead"]["cases"] if case["detector"] == DETECTOR]
+    cases = [*_served(figures), *(case for case in figures["overhead"]["cases"] if case["detector"] == DETECTOR)]
     replica_gb = float(figures["memory"]["ten_minutes"]["peak_mb"]) / 1000
     viewers = Need(VIEWERS * FPS, replica_gb)
     requests = Need(REQUESTS * REQUEST_S * FPS / WITHIN_S, replica_gb)
-    machine = figures["overhead"]["machine"]
+    machine, served_on = figures["overhead"]["machine"], figures["serving"]["machine"]
     drawn_ms = min(run["ms"] for run in figures["engine"]["cases"] if run["way"] == "folded, channels_last")
     return "\n".join(
         [
@@ -65,9 +65,12 @@ def sizing(figures: dict[str, Any]) -> str:
             "",
             *_table(requests, cases, figures),
             "",
-            f"Measured on {machine['cores']} cores of an {machine['processor']} shared with other work "
-            "([benchmarks](benchmarks.md#overhead)), where the still's mouth does not move: the encoder's easiest "
-            "case, so count on more. Cores differ: `make bench` on yours.",
+            "*Served*: the whole application, Ray and the search for a new face each time included, with 64 callers "
+            f"on {served_on['cores']} cores of an {served_on['processor']} ([benchmarks](benchmarks.md#serving)): "
+            f"count with these. The others: one process's line alone, on {machine['cores']} cores of an "
+            f"{machine['processor']} ([benchmarks](benchmarks.md#overhead)), where the still's mouth does not move, "
+            "the encoder's easiest case: what is left when nothing else costs anything. Cores differ: `make bench` on "
+            "yours.",
             "",
             f"Cores that keep one such GPU {BUSY:.0%} busy, and can do no more: "
             + "; ".join(f"{case['face']}: {cores_per_gpu(case['line_ms']):,}" for case in cases)
@@ -90,6 +93,14 @@ def sizing(figures: dict[str, Any]) -> str:
             "* GPUs = frames/s ÷ assumed frames/s of one ÷ 0.7 busy, rounded up",
         ]
     )
+
+
+def _served(figures: dict[str, Any]) -> list[dict[str, Any]]:
+    kinds = figures["serving"]["stages"]["kinds"]
+    return [
+        {"face": "still, 720p, served", "line_ms": kinds["still 720p"]["all"], "is_still": True},
+        {"face": "video, 720p, served", "line_ms": kinds["video"]["all"], "is_still": False},
+    ]
 
 
 def cores_per_gpu(cpu_ms: float) -> int:
