@@ -2,8 +2,9 @@
 
     python -m cluster.autoscaling --json docs/benchmarks/autoscaling.json --chart docs/images/autoscaling.png
 
-The settings are those of ``serve_config.yaml``, but for what would make the run an hour long: the delay before scaling
-down. Devices stand in and are slow, so that two cores need not draw; replicas are real processes.
+The settings are those of ``serve_config.yaml``, but for the delay before scaling down, which would make the run an hour
+long, and the most replicas, which one machine has to hold. Devices stand in and are slow, and encoding is free, so
+that two cores need not draw; replicas are real processes.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from benchmarks.serving import Caller, closed_loop, with_client
 from benchmarks.serving_cluster import CONFIG, Running, configuration, free_port, running
 
 BATCH_S, MOST = 4.0, 4
+MUCH_FRAMES = int(2 * 512 / BATCH_S)
+"""What one of the devices draws in the two seconds in which the policy wants a backlog gone."""
 BURST_S, PAUSE_S, DOWNSCALE_DELAY_S = 40.0, 60.0, 15.0
 CALLERS, FRAMES = 24, 250
 WATCHED = ("Generator", "Renderer", "Preprocessor", "Ingress")
@@ -53,10 +56,22 @@ def targets() -> dict[str, tuple[int, int]]:
     return {name: (ready[name] + states[name].get("STARTING", 0), ready[name]) for name in WATCHED}
 
 
-async def watched(samples: list[dict[str, Any]], began: float, is_over: Callable[[], bool]) -> None:
+def backlog(app: Running) -> int | None:
+    """Frames that wait for a Generator; None while one of them comes or goes and does not answer."""
+    from ray.exceptions import RayError
+    from ray.serve.exceptions import RayServeException
+
+    try:
+        return sum(replica["waiting_frames"] for replica in app.stats("Generator"))
+    except (RayError, RayServeException, TimeoutError):
+        return None
+
+
+async def watched(app: Running, samples: list[dict[str, Any]], began: float, is_over: Callable[[], bool]) -> None:
     while not is_over():
-        now = await asyncio.to_thread(targets)
-        samples.append({"at_s": round(time.perf_counter() - began, 2)} | {name: list(now[name]) for name in WATCHED})
+        now, waiting = await asyncio.gather(asyncio.to_thread(targets), asyncio.to_thread(backlog, app))
+        at_s = round(time.perf_counter() - began, 2)
+        samples.append({"at_s": at_s, "waiting_frames": waiting} | {name: list(now[name]) for name in WATCHED})
         await asyncio.sleep(0.5)
 
 
@@ -66,7 +81,7 @@ def trace(app: Running) -> dict[str, Any]:
 
     async def work(client: Any) -> int:
         began, over = time.perf_counter(), False
-        watching = asyncio.create_task(watched(samples, began, lambda: over))
+        watching = asyncio.create_task(watched(app, samples, began, lambda: over))
         caller, failed = Caller(app.url, client), 0
         await caller.call(50)  # so that the policy knows how fast a replica is
         await asyncio.sleep(PAUSE_S)  # and has nothing to do when the first burst comes
@@ -97,7 +112,24 @@ def judged(samples: list[dict[str, Any]], bursts: list[tuple[float, float]]) -> 
             decided[name].append(None if more is None else round(more - start_s, 2))
             steps = [after - before for before, after in pairwise(wishes) if after != before]
             turns[name].append(sum((a > 0) != (b > 0) for a, b in pairwise(steps)))
-    return {"decided_after_s": decided, "changes_of_direction": turns, "start_up_s": start_ups(samples)}
+    return {
+        "decided_after_s": decided,
+        "behind_backlog_s": behind_backlog(samples, bursts),
+        "changes_of_direction": turns,
+        "start_up_s": start_ups(samples),
+    }
+
+
+def behind_backlog(samples: list[dict[str, Any]], bursts: list[tuple[float, float]]) -> list[float | None]:
+    """By burst: seconds from when more frames waited than one device draws in the policy's two seconds until more
+    Generators were wanted. None where either never came."""
+    found: list[float | None] = []
+    for start_s, stop_s in bursts:
+        inside = [s for s in samples if start_s <= s["at_s"] <= stop_s]
+        piled = next((s["at_s"] for s in inside if (s["waiting_frames"] or 0) > MUCH_FRAMES), None)
+        more = next((s["at_s"] for s in inside if s["Generator"][0] > inside[0]["Generator"][0]), None)
+        found.append(None if piled is None or more is None else round(more - piled, 2))
+    return found
 
 
 def start_ups(samples: list[dict[str, Any]]) -> dict[str, list[float]]:
@@ -117,8 +149,14 @@ def start_ups(samples: list[dict[str, Any]]) -> dict[str, list[float]]:
 def chart(result: dict[str, Any], path: Path) -> None:
     from cluster.charts import COLOURS, figure, name
 
-    made, panels = figure(columns=1, rows=len(WATCHED))
+    made, panels = figure(columns=1, rows=1 + len(WATCHED))
     times = [s["at_s"] for s in result["samples"]]
+    *panels, waiting = panels
+    waiting.fill_between(times, [s["waiting_frames"] or 0 for s in result["samples"]], color="#a0aec0")
+    waiting.set_ylim(bottom=0)
+    for start_s, stop_s in result["bursts_s"]:
+        waiting.axvspan(start_s, stop_s, color="#cbd5e0", alpha=0.4, linewidth=0)
+    name(waiting, "Frames that wait for a Generator", x="seconds", y="")
     for panel, deployment, colour in zip(panels, WATCHED, COLOURS, strict=False):
         wanted = [s[deployment][0] for s in result["samples"]]
         ready = [s[deployment][1] for s in result["samples"]]

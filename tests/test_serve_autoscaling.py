@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from cluster.autoscaling import PAUSE_S, WATCHED, judged
+from cluster.autoscaling import MUCH_FRAMES, PAUSE_S, WATCHED, behind_backlog, judged
 from lipsync.batcher import BatchReport
 from lipsync.metrics import BatchMeter, NoMeters
 from serve.autoscaling import FramesBacklogPolicy
@@ -148,7 +148,19 @@ def test_a_speed_near_nothing_does_not_ask_for_the_moon():
 
 def sampled(*rows: tuple[float, int, int]) -> list[dict]:
     """Of (seconds, wanted, running); all deployments alike."""
-    return [{"at_s": at_s} | {name: [wanted, ready] for name in WATCHED} for at_s, wanted, ready in rows]
+    return [
+        {"at_s": at_s, "waiting_frames": 0} | {name: [wanted, ready] for name in WATCHED}
+        for at_s, wanted, ready in rows
+    ]
+
+
+def test_how_far_the_wish_is_behind_the_backlog():
+    samples = sampled((0, 1, 1), (10, 1, 1), (12, 1, 1), (15, 2, 1), (40, 1, 1))
+    for sample, waiting in zip(samples, (5000, MUCH_FRAMES, None, MUCH_FRAMES + 1, 0), strict=True):
+        sample["waiting_frames"] = waiting
+    assert behind_backlog(samples, [(5.0, 30.0)]) == [0.0]
+    samples[1]["waiting_frames"] = MUCH_FRAMES + 1
+    assert behind_backlog(samples, [(5.0, 30.0), (35.0, 50.0)]) == [5.0, None]
 
 
 def test_a_trace_is_judged_by_when_more_is_wanted_by_turns_and_by_how_long_starting_takes():
@@ -175,4 +187,6 @@ def test_the_committed_trace_scales_within_five_seconds_cpu_stages_first_and_doe
     assert first_s == [told["Preprocessor"][0], told["Preprocessor"][1]], "a CPU stage"
     assert f"came {first_s[0]:.1f} and {first_s[1]:.1f} s after" in page
     assert all(cpu <= gpu for cpu, gpu in zip(told["Renderer"], told["Generator"], strict=True)), "CPU stages first"
+    assert max(found["behind_backlog_s"]) <= 5
+    assert f"{found['behind_backlog_s'][0]:.1f} and {found['behind_backlog_s'][1]:.1f} s after more" in page
     assert f"{told['Generator'][0]:.1f} and {told['Generator'][1]:.1f} s after a burst's start" in page
