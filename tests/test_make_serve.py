@@ -74,9 +74,11 @@ def wait_until_ready(made: subprocess.Popen[str], log: str) -> None:
 
 @pytest.mark.parametrize("line", CURLS)
 def test_a_command_of_the_pages_works(service: subprocess.Popen[str], line: str, tmp_path: Path) -> None:
-    (tmp_path / "face.jpg").write_bytes(scaled_jpeg(ASSETS / "face.jpg", width=640))
-    (tmp_path / "face.mp4").write_bytes((ASSETS / "clip.mp4").read_bytes())
-    (tmp_path / "voice.wav").write_bytes(cut_wav(ASSETS / "voice.wav", seconds=FRAMES / 25))
+    (tmp_path / "lipsync/assets").mkdir(parents=True)
+    for folder in (tmp_path, tmp_path / "lipsync/assets"):  # a caller's, and a clone, with less to draw
+        (folder / "face.jpg").write_bytes(scaled_jpeg(ASSETS / "face.jpg", width=640))
+        (folder / "face.mp4").write_bytes((ASSETS / "clip.mp4").read_bytes())
+        (folder / "voice.wav").write_bytes(cut_wav(ASSETS / "voice.wav", seconds=FRAMES / 25))
     command = shlex.split(line)
     done = subprocess.run([*command, "--fail", "--silent"], cwd=tmp_path, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
