@@ -97,7 +97,8 @@ class Tracker:
                 f"The first face comes with source frame {self.first_face}, but only the first {shown} are shown. "
                 "Begin the video where its face is, or give box (top bottom left right) or boxes."
             )
-        frames = f"{self._looked_at} frame{'' if self._looked_at == 1 else 's'} looked at (of {self._stop} searched)"
+        searched = "source frame 0" if self._stop == 1 else f"among source frames 0 to {self._stop - 1}"
+        frames = f"{self._looked_at} frame{'' if self._looked_at == 1 else 's'} looked at ({searched})"
         if self._seen:
             return NoFace(
                 f"Faces were found in {self._seen} of the {frames}, but none that can be used: check face_choice, "
