@@ -25,8 +25,8 @@ from benchmarks.serving import Caller, closed_loop, with_client
 from benchmarks.serving_cluster import CONFIG, Running, configuration, free_port, running
 
 BATCH_S, MOST = 4.0, 4
-MUCH_FRAMES = int(2 * 512 / BATCH_S)
-"""What one of the devices draws in the two seconds in which the policy wants a backlog gone."""
+MUCH_FRAMES = int(512 / BATCH_S)
+"""What one of the devices draws in a second."""
 BURST_S, PAUSE_S, DOWNSCALE_DELAY_S = 40.0, 60.0, 15.0
 CALLERS, FRAMES = 24, 250
 WATCHED = ("Generator", "Renderer", "Preprocessor", "Ingress")
@@ -101,7 +101,7 @@ def trace(app: Running) -> dict[str, Any]:
 
 def judged(samples: list[dict[str, Any]], bursts: list[tuple[float, float]]) -> dict[str, Any]:
     """By deployment and burst: seconds from its start to the first replica more that was wanted (None: none was), and
-    how often the wish changed direction until the next."""
+    how often the wish changed direction from then on until the next."""
     decided: dict[str, list[float | None]] = {name: [] for name in WATCHED}
     turns: dict[str, list[int]] = {name: [] for name in WATCHED}
     for start_s, stop_s in bursts:
@@ -111,6 +111,8 @@ def judged(samples: list[dict[str, Any]], bursts: list[tuple[float, float]]) -> 
             more = next((s["at_s"] for s, wish in zip(inside, wishes, strict=True) if wish > wishes[0]), None)
             decided[name].append(None if more is None else round(more - start_s, 2))
             steps = [after - before for before, after in pairwise(wishes) if after != before]
+            while steps and steps[0] < 0:  # it still comes down from what was before
+                del steps[0]
             turns[name].append(sum((a > 0) != (b > 0) for a, b in pairwise(steps)))
     return {
         "decided_after_s": decided,
@@ -121,8 +123,8 @@ def judged(samples: list[dict[str, Any]], bursts: list[tuple[float, float]]) -> 
 
 
 def behind_backlog(samples: list[dict[str, Any]], bursts: list[tuple[float, float]]) -> list[float | None]:
-    """By burst: seconds from when more frames waited than one device draws in the policy's two seconds until more
-    Generators were wanted. None where either never came."""
+    """By burst: seconds from when more frames waited than one device draws in a second until more were wanted of them.
+    None where either never came."""
     found: list[float | None] = []
     for start_s, stop_s in bursts:
         inside = [s for s in samples if start_s <= s["at_s"] <= stop_s]

@@ -169,6 +169,8 @@ def test_a_trace_is_judged_by_when_more_is_wanted_by_turns_and_by_how_long_start
     assert found["decided_after_s"]["Renderer"] == [3.0]
     assert found["changes_of_direction"]["Renderer"] == [1]
     assert found["start_up_s"]["Renderer"] == [8.0]
+    from_before = sampled((0, 3, 3), (10, 2, 2), (11, 1, 1), (12, 2, 1), (20, 1, 1))
+    assert judged(from_before, [(0.0, 30.0)])["changes_of_direction"]["Generator"] == [1]
     restless = sampled((0, 1, 1), (10, 2, 1), (11, 1, 1), (12, 2, 2), (20, 1, 1))
     assert judged(restless, [(0.0, 30.0)])["changes_of_direction"]["Generator"] == [3]
     assert judged(sampled((0, 1, 1), (9, 1, 1)), [(0.0, 30.0)])["decided_after_s"]["Ingress"] == [None]
