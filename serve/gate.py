@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from contextvars import Context
 from dataclasses import replace
 from time import monotonic
 from typing import Any, Literal
@@ -71,14 +72,14 @@ class Gate:
         try:
             answer: Decision | None = await self._ask("enter", lease)
         except asyncio.CancelledError:
-            self._books.leave.remote(name)  # the caller went away, and may have been let in
+            self._leave(name)  # the caller went away, and may have been let in
             raise
         decision = self._own.enter(lease) if answer is None else answer
         if decision.reason in ("requests", "frames"):
             self._full, self._full_until_s = decision, monotonic() + _REFUSAL_HOLDS_S
         if decision.reason:
             if answer is None:
-                self._books.leave.remote(name)  # they may have let it in, and answer too late
+                self._leave(name)  # they may have let it in, and answer too late
             raise _refusal(decision)
         self._hold(lease)
         entered = Pass(self, lease)
@@ -87,7 +88,7 @@ class Gate:
         finally:
             self._held.pop(name, None)
             self._own.leave(name, entered.came_to)
-            self._books.leave.remote(name, entered.came_to)  # nobody waits for it: an entry that stays runs out
+            self._leave(name, entered.came_to)
 
     async def check(self, hashes: Sequence[str]) -> None:
         """Before anything of the inputs is opened. Raises InputCrashedWorker for one that was accused."""
@@ -121,7 +122,13 @@ class Gate:
         self._held[lease.request] = lease
         self._own.renew([lease])
         if self._renewing is None or self._renewing.done():
-            self._renewing = asyncio.create_task(self._renew())
+            self._renewing = asyncio.create_task(self._renew(), context=Context())  # for all, not for this one alone
+
+    def _leave(self, name: str, came_to: int = 0) -> None:
+        """Nobody waits for it: an entry that stays runs out."""
+        # WHY a context of its own: Serve cancels the calls of a request whose connection closes, and a caller who has
+        # the answer closes it just now
+        Context().run(self._books.leave.remote, name, came_to)
 
     async def _renew(self) -> None:
         while self._held:

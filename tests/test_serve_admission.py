@@ -3,7 +3,9 @@
 import asyncio
 import copy
 from contextlib import AsyncExitStack
+from contextvars import ContextVar
 from time import monotonic
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import settings as hypothesis_settings
@@ -266,6 +268,28 @@ async def test_what_a_replica_accused_itself_stays_refused_when_the_books_start_
     with pytest.raises(InputCrashedWorker):
         await gate.check(["bad"])
     await gate.check(["good"])
+
+
+async def test_leaving_and_renewing_are_no_calls_of_the_request_and_not_cancelled_with_it():
+    request = ContextVar("request", default="none")
+    seen: list[tuple[str, str]] = []
+
+    class Noting(FakeBooks):
+        def __getattr__(self, name):
+            method = super().__getattr__(name)
+
+            def remote(*args):
+                seen.append((name, request.get()))
+                return method.remote(*args)
+
+            return SimpleNamespace(remote=remote)
+
+    settings = SMALL.model_copy(update={"lease_s": 0.03})
+    request.set("first")
+    async with AsyncExitStack() as stack:
+        await entered(Gate(Noting(settings), settings), stack, "a")
+        await asyncio.sleep(0.05)
+    assert {("enter", "first"), ("renew", "none"), ("leave", "none")} == set(seen)
 
 
 async def test_whoever_asks_often_whether_there_is_room_does_not_reach_the_books_each_time():
