@@ -138,7 +138,7 @@ def break_all(
     crossed = None if isinstance(target.link, str) else asdict(target.link.counts())
     return result | {
         "mix": mix,
-        "pieces_done_again": sum(one["pieces_done_again"] for one in log),
+        "pieces_done_again": sum(one["pieces_done_again"] or 0 for one in log),
         "crossed_link": crossed,
     }
 
@@ -164,9 +164,15 @@ def _strike(target: Breakable, fault: Fault, sender: Sender) -> dict[str, Any]:
         "replaced_s": _rounded(replaced_s),
         "bound_s": fault.bound_s,
     }
-    after = _retried(target)
-    again = after - before if after >= before else after  # an Ingress that died took its count along
+    again = _more(before, _retried(target))
     return entry | {"is_in_time": _over_s(entry) <= fault.bound_s, "pieces_done_again": again}
+
+
+def _more(before: float | None, after: float | None) -> float | None:
+    """What a counter went up by; None where one of its values is not known."""
+    if before is None or after is None:
+        return None
+    return after - before if after >= before else after  # an Ingress that died took its count along
 
 
 def _helped(outcomes: Sequence[Outcome], log: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -199,12 +205,12 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 2)
 
 
-def _retried(target: Breakable) -> float:
-    """Segments and other pieces that were made again, as far as the metrics have been told; 0 where nobody answers."""
+def _retried(target: Breakable) -> float | None:
+    """Segments and other pieces that were made again, as far as the metrics have been told; None where nobody answers."""
     try:
         text = httpx.get(target.app.url + "/metrics", timeout=30, trust_env=False).raise_for_status().text
     except httpx.HTTPError:
-        return 0.0
+        return None
     found = re.findall(r"^ray_lipsync_segment_retries_total(?:\{.*\})? ([0-9.e+]+)$", text, re.MULTILINE)
     return sum(map(float, found))
 

@@ -113,9 +113,9 @@ class Gate:
         """Whether a request would be let in now; this replica's own word where the books do not answer, as for a
         request. An answer holds for a moment: anybody may ask, as often as they like."""
         if monotonic() >= self._room_until_s:
+            self._room_until_s = monotonic() + _REFUSAL_HOLDS_S  # who asks meanwhile has the last answer
             answer = await self._ask("has_room")
             self._has_room = self._own.has_room if answer is None else bool(answer)
-            self._room_until_s = monotonic() + _REFUSAL_HOLDS_S
         return self._has_room
 
     def _hold(self, lease: Lease) -> None:

@@ -296,7 +296,11 @@ async def test_whoever_asks_often_whether_there_is_room_does_not_reach_the_books
     books = FakeBooks(SMALL)
     gate = Gate(books, SMALL)
     assert all([await gate.has_room() for _ in range(50)])
+    assert all(await asyncio.gather(*(gate.has_room() for _ in range(50))))
     assert books.calls == ["has_room"]
+    gate = Gate(slow := FakeBooks(SMALL, delay_s=0.05), SMALL)
+    assert all(await asyncio.gather(*(gate.has_room() for _ in range(50))))
+    assert slow.calls == ["has_room"], "nor while they think"
 
 
 @pytest.mark.parametrize("fault", DEAD, ids=lambda error: type(error).__name__)
