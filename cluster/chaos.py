@@ -34,7 +34,8 @@ import httpx
 
 from benchmarks.__main__ import machine
 from benchmarks.serving import MODE
-from cluster.breaking import FAULTS, REPLICA_KINDS, Breakable, CannotBreak, Fault, breakable
+from cluster.breakable import REPLICA_KINDS, Breakable, breakable
+from cluster.breaking import FAULTS, CannotBreak, Fault
 from cluster.mix import Inputs, Mix
 from cluster.summary import percentiles, summarise
 from cluster.traffic import Outcome, Sender, closed_loop, warm_up
@@ -206,7 +207,7 @@ def _rounded(value: float | None) -> float | None:
 
 
 def _retried(target: Breakable) -> float | None:
-    """Segments and other pieces that were made again, as far as the metrics have been told; None where nobody answers."""
+    """Segments and other pieces made again, as far as the metrics have been told; None where nobody answers."""
     try:
         text = httpx.get(target.app.url + "/metrics", timeout=30, trust_env=False).raise_for_status().text
     except httpx.HTTPError:

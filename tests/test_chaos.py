@@ -15,7 +15,8 @@ import pytest
 from scripted_server import Scripted, Step, mp4, problem
 
 from cluster import chaos
-from cluster.breaking import FAULTS, REPLICA_KINDS, Breakable, CannotBreak, Fault
+from cluster.breakable import REPLICA_KINDS, Breakable
+from cluster.breaking import FAULTS, CannotBreak, Fault
 from cluster.traffic import Failure
 
 ROOT = Path(__file__).resolve().parents[1]
