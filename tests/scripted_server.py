@@ -154,6 +154,8 @@ class Scripted:
         return server
 
     async def _stop(self) -> None:
+        for _ in range(6):  # turns of the loop until what waits is being served: asyncio would leave it open else
+            await asyncio.sleep(0)
         self._server.close()
         others = asyncio.all_tasks() - {asyncio.current_task()}
         for task in others:
