@@ -1,4 +1,4 @@
-"""What a frame costs and what a cluster is taken to have: measured costs from docs/benchmarks.json, the rest assumed.
+"""What a frame costs and what a cluster is taken to have: costs as ``lipsync bench`` measures them, the rest assumed.
 
 Everything that is assumed is a field of ``Assumptions`` with its reason; the page on scaling lists them all.
 """
@@ -11,54 +11,51 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-BENCHMARKS = ROOT / "docs" / "benchmarks.json"
-DETECTOR = "centerface"
+BENCH = ROOT / "docs" / "benchmarks" / "ladder_cpu.json"
 PATCH_BYTES = 96 * 96 * 3
 """A crop on its way to a Generator, and a patch on its way back."""
+RENDERING = ("decode", "crop", "paste and encode")
 
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """CPU milliseconds, measured at 720p; a frame of a still is drawn on planes that are kept, and looked at once."""
+    """CPU milliseconds at 720p by the clocks of the threads that work; what a library's own threads add is left out."""
 
     still_frame_ms: float
-    still_encode_ms: float
+    """Rendering: a still is decoded and cropped once."""
     look_ms: float
-    """Decoding and one look for faces."""
+    """The search for a still's face."""
     video_frame_ms: float
+    """Rendering, decoding included."""
     video_decode_ms: float
     video_detect_ms: float
     """Per source frame: decoding, and a look at each fifth."""
-    video_encode_ms: float
 
     @classmethod
-    def read(cls, path: Path = BENCHMARKS) -> Costs:
-        """From the committed measurements. Raises KeyError or StopIteration where one is missing."""
-        measured = json.loads(path.read_text())
-        still = _overhead(measured, "still, 720p")
-        video = _overhead(measured, "video, 720p")
-        detection = next(case for case in measured["detection"]["cases"] if case["size"] == "1280×720")
-        looks = {look["every"]: look["ms"] for look in detection["looks"] if look["detector"] == DETECTOR}
+    def read(cls, path: Path = BENCH) -> Costs:
+        """From a result of ``lipsync bench``. Raises KeyError where it has nothing end to end."""
+        cases = {(one["face"], one["state"]): one for one in json.loads(path.read_text())["end_to_end"]["cases"]}
+        still, video = cases["still, 720p", "warm"], cases["video, 720p", "warm"]
+        new_still, new_video = cases["still, 720p", "cold"], cases["video, 720p", "cold"]
         return cls(
-            still_frame_ms=still["line_ms"],
-            still_encode_ms=still["encode_ms"],
-            look_ms=looks[1],
-            video_frame_ms=video["line_ms"],
-            video_decode_ms=detection["decode_ms"],
-            video_detect_ms=looks[5],
-            video_encode_ms=video["encode_ms"],
+            still_frame_ms=_ms(still, *RENDERING, of=still["frames"]),
+            look_ms=_ms(new_still, "detect", of=new_still["source_frames"]),
+            video_frame_ms=_ms(video, *RENDERING, of=video["frames"]),
+            video_decode_ms=_ms(video, "decode", of=video["frames"]),
+            video_detect_ms=_ms(new_video, "detect", of=min(new_video["frames"], new_video["source_frames"])),
         )
 
-    @property
-    def video_render_ms(self) -> float:
-        """What a Renderer spends on a frame of a video: the whole line without detection, which is the
-        Preprocessor's."""
-        return self.video_frame_ms - self.video_detect_ms
+
+def _ms(case: dict[str, Any], *stages: str, of: int) -> float:
+    return round(1000 * sum(float(case["stage_cpu_s"][stage]) for stage in stages) / of, 2)
 
 
-def _overhead(measured: dict[str, Any], face: str) -> dict[str, Any]:
-    cases: list[dict[str, Any]] = measured["overhead"]["cases"]
-    return next(case for case in cases if case["face"] == face and case["detector"] == DETECTOR)
+def drawn_frames_per_s(path: Path) -> float | None:
+    """What the quickest row of a bench's device draws; None where that was a CPU, which says nothing of a GPU."""
+    found = json.loads(path.read_text())
+    if not found["device"].startswith("cuda"):
+        return None
+    return max(float(row["frames_per_s"]) for row in found["rows"] if "frames_per_s" in row)
 
 
 def _assumed(value: Any, why: str) -> Any:

@@ -40,7 +40,7 @@ class Demand:
 
         return cls(
             frames=mean([n for n, _ in drawn]),
-            render_s=mean([n * (costs.video_render_ms if v else costs.still_frame_ms) / 1e3 for n, v in drawn]),
+            render_s=mean([n * (costs.video_frame_ms if v else costs.still_frame_ms) / 1e3 for n, v in drawn]),
             detect_s=mean([_detect_ms(costs, n, is_video=v) / 1e3 for n, v in drawn]),
             calls=mean([CALLS_AT_THE_START + segments(n) for n, _ in drawn]),
             input_bytes=mean(

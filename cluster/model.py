@@ -137,7 +137,7 @@ class Cluster:
     def _segment(self, request: Request, span: tuple[int, int], number: int) -> None:
         frames, costs = span[1] - span[0], self.costs
         before_ms = costs.video_decode_ms if request.is_video else 0.0
-        after_ms = (costs.video_render_ms if request.is_video else costs.still_frame_ms) - before_ms
+        after_ms = (costs.video_frame_ms if request.is_video else costs.still_frame_ms) - before_ms
 
         def prepare(worker: Worker) -> None:
             worker.work(frames * before_ms / 1000, lambda: self.generators.call(lambda one: generate(worker, one)))

@@ -41,8 +41,9 @@ def _introduction(result: Result) -> str:
     return f"""# Scaling: a model of 1 to 1,000 GPUs
 
 `make simulate` makes this page from `docs/benchmarks/scaling.json`. **Nothing here was measured on a GPU or on more than one
-machine**: it is a simulation. What a frame costs on a CPU comes from `docs/benchmarks.json`, the frame batcher and the
-autoscaling policy are the shipped code in simulated time, and the rest is assumed and listed at the end.
+machine**: it is a simulation. What a frame costs on a CPU is what `lipsync bench` measured (`docs/benchmarks/ladder_cpu.json`;
+`python -m cluster.simulate --bench FILE` takes yours), the frame batcher and the autoscaling policy are the shipped code in
+simulated time, and the rest is assumed and listed at the end.
 
 One request of the assumed mix has {demand["frames"]:.0f} frames in the mean and takes {demand["cpu_s"]:.1f} CPU seconds,
 {demand["cpu_ms_per_frame"]:.1f} ms a frame; its Ingress makes {demand["calls"]:.1f} calls for it. The price of this product is CPU time.
@@ -198,7 +199,7 @@ def _assumptions(result: Result) -> str:
 Left out: failures, the network's latency, memory, start-up of nodes,
 caches of faces, hardware codecs, and results on their way out.
 
-{table(("measured (docs/benchmarks.json), CPU ms", "value"), costs)}"""
+{table(("measured by `lipsync bench`, CPU ms a frame at 720p", "value"), costs)}"""
 
 
 def _said(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 python -m cluster.simulate            # minutes of simulated time, under two minutes of real time
 python -m cluster.simulate --quick    # less of everything; writes to --into
+python -m cluster.simulate --bench ladder/ladder_cuda.json --into mine    # costs as `lipsync bench` found them on yours
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 from benchmarks.__main__ import machine
 from cluster.autoscaling_model import burst, shipped
 from cluster.charts import COLOURS, figure, name
-from cluster.costs import ROOT, Assumptions, Costs
+from cluster.costs import BENCH, ROOT, Assumptions, Costs, drawn_frames_per_s
 from cluster.experiments import Demand, limits, most_replicas, network, observe, ratio
 from cluster.scaling_page import page
 from lipsync.plan import Tuning
@@ -52,9 +53,11 @@ QUICK = Settings(
 )  # fmt: skip
 
 
-def simulate(settings: Settings) -> dict[str, Any]:
-    """Every experiment, on all cores; the results as the JSON has them."""
-    costs, assumed = Costs.read(), Assumptions()
+def simulate(settings: Settings, bench: Path = BENCH) -> dict[str, Any]:
+    """Every experiment, on all cores; the results as the JSON has them. Raises KeyError where ``bench`` lacks costs."""
+    costs, assumed, drawn = Costs.read(bench), Assumptions(), drawn_frames_per_s(bench)
+    if drawn is not None:
+        assumed = replace(assumed, gpu_frames_per_s=drawn)
     demand = Demand.of(costs, assumed)
     slow, middle = replace(assumed, gpu_frames_per_s=SLOW_GPU_FRAMES_PER_S), settings.middle
     with ProcessPoolExecutor() as pool:
@@ -87,7 +90,7 @@ def simulate(settings: Settings) -> dict[str, Any]:
         busiest = next(one for one in seen if one["gpus"] == middle and one["load"] >= 0.7)
         return {
             "costs": asdict(costs),
-            "assumptions": assumed.said(),
+            "assumptions": assumed.said() | _measured(drawn),
             "demand": asdict(demand) | {"cpu_s": demand.cpu_s, "cpu_ms_per_frame": demand.cpu_ms_per_frame},
             "window": Tuning().window,
             "latency": seen,
@@ -99,6 +102,12 @@ def simulate(settings: Settings) -> dict[str, Any]:
             "ingress": [one.result() for one in ingress],
             "burst": trace.result() | {"downscale_delay_s": config["autoscaling_config"]["downscale_delay_s"]},
         }
+
+
+def _measured(drawn: float | None) -> dict[str, Any]:
+    if drawn is None:
+        return {}
+    return {"gpu_frames_per_s": {"value": drawn, "why": "the quickest row of the same `lipsync bench`"}}
 
 
 def chart(result: dict[str, Any], path: Path) -> None:
@@ -147,9 +156,12 @@ def main(given: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m cluster.simulate", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="less of everything, to see that it works")
     parser.add_argument("--into", type=Path, default=ROOT / "docs", help="folder of the page (default: docs)")
+    parser.add_argument(
+        "--bench", type=Path, default=BENCH, help="a result of `lipsync bench` (default: this project's)"
+    )
     options = parser.parse_args(given)
     on, began = machine(), time.perf_counter()
-    result = simulate(QUICK if options.quick else WHOLE)
+    result = simulate(QUICK if options.quick else WHOLE, options.bench)
     took_s = round(time.perf_counter() - began, 1)
     result |= {"machine": on, "date": time.strftime("%Y-%m-%d"), "took_s": took_s}
     for folder in ("benchmarks", "images"):

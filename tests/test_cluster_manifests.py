@@ -156,7 +156,8 @@ def test_the_settings_are_the_applications_own_and_ask_for_keys_and_cuda() -> No
 
 # --- Kubernetes ------------------------------------------------------------------------------------------------------
 
-# Field names read off KubeRay's API pages, as far as the manifest could use them; an unknown one is a typing error.
+# No package on PyPI or npm carries KubeRay's schema. Field names were read off the operator's API reference and its
+# CustomResourceDefinition, as far as the manifest could use them; an unknown one is a typing error.
 RAY_SERVICE = {"serveConfigV2", "rayClusterConfig", "upgradeStrategy", "excludeHeadPodFromServeSvc", "serveService"}
 RAY_CLUSTER = {
     "rayVersion", "enableInTreeAutoscaling", "autoscalerOptions", "authOptions", "gcsFaultToleranceOptions",
@@ -177,9 +178,13 @@ def test_the_rayservice_has_only_fields_that_kuberay_knows() -> None:
     service = document("RayService", "lipsync")
     assert service["apiVersion"] == "ray.io/v1"
     assert set(service["spec"]) <= RAY_SERVICE
+    assert service["spec"]["upgradeStrategy"] == {"type": "NewCluster"}
     spec = cluster_spec()
     assert set(spec) <= RAY_CLUSTER
     assert set(spec["autoscalerOptions"]) <= AUTOSCALER
+    assert spec["autoscalerOptions"]["version"] in {"v1", "v2"}
+    assert spec["autoscalerOptions"]["upscalingMode"] in {"Default", "Aggressive", "Conservative"}
+    assert spec["authOptions"]["mode"] in {"disabled", "token"}
     assert set(spec["authOptions"]) <= {"mode", "secretName", "enableK8sTokenAuth"}
     ft_options = {"redisAddress", "redisUsername", "redisPassword", "externalStorageNamespace"}
     assert set(spec["gcsFaultToleranceOptions"]) <= ft_options
@@ -199,12 +204,21 @@ def test_kubernetes_own_schemas_accept_every_object_and_every_pod() -> None:
         {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name} | found["metadata"], "spec": found["spec"]}
         for name, found in templates.items()
     ]
+    plain.append(_autoscaler_pod(cluster_spec()))
     for found in plain:
         kubernetes_validate.validate(found, "1.33", strict=True)
     broken = copy.deepcopy(plain[-1])
     broken["spec"]["containers"][0]["readynessProbe"] = {}
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(broken, "1.33", strict=True)
+
+
+def _autoscaler_pod(spec: dict[str, Any]) -> dict[str, Any]:
+    """What of a cluster's specification KubeRay puts into a container of its own, where Kubernetes' schema knows it."""
+    given = {name: spec["autoscalerOptions"][name] for name in ("resources", "securityContext")}
+    password = {"name": "REDIS_PASSWORD"} | spec["gcsFaultToleranceOptions"]["redisPassword"]
+    container = {"name": "autoscaler", "image": "ray", "env": [password]} | given
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "head"}, "spec": {"containers": [container]}}
 
 
 def test_volumes_secrets_and_settings_that_pods_name_exist() -> None:

@@ -180,7 +180,8 @@ class TestLive:
     def test_the_values_are_those_of_what_happened(self, prometheus: Prometheus) -> None:
         assert unanswered(prometheus, ["sum(ray_lipsync_frames_total) >= 75"], within_s=60) == []
         refused = 'sum(ray_lipsync_rejected_total{reason="media_unsupported"}) == 3'
-        assert unanswered(prometheus, [refused], within_s=60) == []
+        by_ray = 'sum(ray_serve_num_http_error_requests_total{application="lipsync", error_code="415"}) == 3'
+        assert unanswered(prometheus, [refused, by_ray], within_s=60) == []
         assert numbers(prometheus.query("lipsync:applications:running")) == [1.0]
         (fill,) = numbers(prometheus.query("lipsync:batch_fill:mean5m"))
         assert 0 < fill <= 1

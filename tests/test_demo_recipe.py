@@ -83,7 +83,7 @@ def test_what_is_heard_is_widened_to_the_truth_of_the_given_utterances_and_never
 
 
 def test_hearing_goes_on_where_it_was_left(said: Utterance, tmp_path: Path):
-    corpus, course = join([said, said]), Course(steps=4, batch=4)
+    corpus, course = join([said, said]), Course(steps=4, batch=4, together=2)
     at_once = Training(corpus, course, tmp_path / "once.pt")
     losses = [at_once.train_step() for _ in range(4)]
     begun = Training(corpus, course, tmp_path / "twice.pt")
@@ -98,7 +98,7 @@ def test_hearing_goes_on_where_it_was_left(said: Utterance, tmp_path: Path):
 
 
 def test_what_is_kept_of_an_ear_is_the_mean_of_its_weights(said: Utterance, tmp_path: Path):
-    training = Training(join([said]), Course(steps=3, batch=4), tmp_path / "ear.pt")
+    training = Training(join([said]), Course(steps=3, batch=4, together=2), tmp_path / "ear.pt")
     seen = []
     for _ in range(3):
         training.train_step()

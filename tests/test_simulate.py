@@ -7,6 +7,7 @@ import random
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -14,15 +15,14 @@ from PIL import Image
 from benchmarks.simulated import World
 from cluster import simulate
 from cluster.autoscaling_model import REPORTS_EVERY_S, Pending, burst, delayed, shipped
-from cluster.costs import ROOT, Assumptions, Costs
+from cluster.costs import ROOT, Assumptions, Costs, drawn_frames_per_s
 from cluster.experiments import Demand, capacity_rps, limits, observe, segments
 from cluster.model import CALLS_AT_THE_START, Cluster, Size, mean_frames
 from cluster.replicas import Pool, Worker
 from cluster.scaling_page import page
 
 COSTS = Costs(
-    still_frame_ms=6.0, still_encode_ms=5.0, look_ms=70.0,
-    video_frame_ms=60.0, video_decode_ms=10.0, video_detect_ms=23.0, video_encode_ms=26.0,
+    still_frame_ms=6.0, look_ms=70.0, video_frame_ms=37.0, video_decode_ms=10.0, video_detect_ms=23.0
 )  # fmt: skip
 ASSUMED = Assumptions()
 RESULT = ROOT / "docs" / "benchmarks" / "scaling.json"
@@ -149,6 +149,33 @@ def test_without_a_policy_that_scales_the_backlog_stays() -> None:
 
 
 # ---------------------------------------------------------------- the page
+
+
+def test_costs_are_read_off_a_result_of_lipsync_bench(tmp_path: Path) -> None:
+    def case(face: str, source_frames: int, state: str, **stage_cpu_s: float) -> dict[str, Any]:
+        about = {"face": face, "source_frames": source_frames, "state": state, "frames": 500}
+        return about | {"stage_cpu_s": {"decode": 0.0, "crop": 0.5} | stage_cpu_s}
+
+    found = {
+        "device": "cuda:0",
+        "rows": [{"frames_per_s": 30_000.0}, {"frames_per_s": 50_000.0}, {"not_measured": "no time"}],
+        "end_to_end": {
+            "cases": [
+                case("still, 720p", 1, "cold", detect=0.04),
+                case("still, 720p", 1, "warm", **{"paste and encode": 1.5}),
+                case("video, 720p", 250, "cold", detect=2.5),
+                case("video, 720p", 250, "warm", decode=2.0, **{"paste and encode": 10.0}),
+            ]
+        },
+    }
+    path = tmp_path / "ladder_cuda.json"
+    path.write_text(json.dumps(found))
+    assert Costs.read(path) == Costs(
+        still_frame_ms=4.0, look_ms=40.0, video_frame_ms=25.0, video_decode_ms=4.0, video_detect_ms=10.0
+    )
+    assert drawn_frames_per_s(path) == 50_000
+    path.write_text(json.dumps(found | {"device": "cpu"}))
+    assert drawn_frames_per_s(path) is None, "a CPU says nothing of a GPU"
 
 
 def test_the_page_is_of_the_committed_results_and_of_costs_like_those_measured_last() -> None:

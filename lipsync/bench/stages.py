@@ -27,15 +27,19 @@ def measure_stages(
     request again, all boxes known. Raises the errors of ``LipsyncService`` and its calls."""
     picture = resized(read_face(face), *SIZE)
     voice = voice_of(audio, seconds=seconds)
-    faces = {"still, 720p": still(picture), "video, 720p": moving(picture, frames=CLIP_FRAMES, gop=CLIP_FRAMES)}
+    faces = {
+        "still, 720p": (still(picture), 1),
+        "video, 720p": (moving(picture, frames=CLIP_FRAMES, gop=CLIP_FRAMES), CLIP_FRAMES),
+    }
     found: dict[str, Any] = {"seconds": seconds, "checkpoint": checkpoint or "packaged", "cases": []}
-    for name, data in faces.items():
+    for name, (data, source_frames) in faces.items():
+        about = {"face": name, "source_frames": source_frames}
         started = time.perf_counter()
         with LipsyncService(checkpoint, device, compile_cache=cache) as service:
             found["service_start_s"] = round(time.perf_counter() - started, 2)
-            found["cases"].append({"face": name, "state": "cold"} | _one(service, data, voice))
+            found["cases"].append(about | {"state": "cold"} | _one(service, data, voice))
             service.preload_video_cache(data)  # also what the first request did not get to
-            found["cases"].append({"face": name, "state": "warm"} | _one(service, data, voice))
+            found["cases"].append(about | {"state": "warm"} | _one(service, data, voice))
     return found
 
 

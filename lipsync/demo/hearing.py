@@ -23,6 +23,8 @@ from lipsync.model.wav2lip import Wav2Lip
 HEARD = [ACTIONS.index(name) for name in SPOKEN]
 _WEIGHT = {"jawOpen": 3.0, "mouthFunnel": 1.5, "mouthPucker": 1.5, "mouthPress": 1.0}
 LARGEST_GAIN = 2.0
+_NEAR = 160
+"""Columns, two seconds: a few syllables."""
 log = logging.getLogger(__name__)
 
 
@@ -34,6 +36,10 @@ class Course:
     batch: int = 128
     rate: float = 2e-3
     decay: float = 1e-2
+    together: int = 8
+    """Windows of a batch that are close to each other in time, so in one voice."""
+    spread: float = 0.5
+    """Weight of how far they move together, beside where each of them is."""
     averaged: int = 400
     """What is kept is the mean of the weights over about so many steps."""
     seed: int = 0
@@ -134,20 +140,38 @@ class Training:
         course, hearing = self.course, self.hearing
         generator = torch.Generator().manual_seed(course.seed * 1_000_003 + self.step)
         hearing.train()
-        chosen = self.starts[torch.randint(len(self.starts), (course.batch,), generator=generator)]
+        chosen = self._draw(generator)
         windows = roughen(self.mel[chosen[:, None] + torch.arange(WINDOW)].permute(0, 2, 1), generator)
         wanted = (self.track[chosen] - hearing.get_buffer("mean")) / hearing.get_buffer("spread")
         with torch.autocast("cpu", torch.bfloat16):
             embedding = hearing.embed(windows)
-        loss = ((hearing.head(embedding.float()) - wanted) ** 2 * self.weight).mean()
+        loss = self._loss(hearing.head(embedding.float()), wanted)
         for group in self.optimiser.param_groups:
             group["lr"] = self._rate()
         self.optimiser.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         self.optimiser.step()
         self.step += 1
         self._follow()
         return float(loss.item())
+
+    def _draw(self, generator: torch.Generator) -> Tensor:
+        """(batch,) columns at which windows begin, in groups out of two seconds each."""
+        together = self.course.together
+        first = torch.randint(len(self.starts), (self.course.batch // together, 1), generator=generator)
+        near = first + torch.randint(_NEAR, (len(first), together), generator=generator)
+        return self.starts[near.clamp(max=len(self.starts) - 1)].flatten()
+
+    def _loss(self, told: Tensor, wanted: Tensor) -> Tensor:
+        """Squared error alone makes an ear move less where it is unsure, in some voices by half; so how far a group
+        of windows moves is compared too."""
+        at = ((told - wanted) ** 2 * self.weight).mean()
+        error = (self._moved(told) - self._moved(wanted)) ** 2
+        return at + self.course.spread * (error * self.weight).mean()
+
+    def _moved(self, actions: Tensor) -> Tensor:
+        """(groups, spoken), the spread within each group; never quite nothing, where a root has no slope."""
+        return torch.sqrt(actions.reshape(-1, self.course.together, actions.shape[1]).var(1) + 1e-4)
 
     def _rate(self) -> float:
         course = self.course
