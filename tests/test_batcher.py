@@ -660,9 +660,11 @@ async def test_closing_ends_the_batch_that_runs_and_fails_the_rest(slow):
     first = asyncio.create_task(generate(batcher, range(3)))
     await asyncio.to_thread(device.began.acquire)
     rest = asyncio.create_task(generate(batcher, range(300)))
-    await asyncio.sleep(0)
+    closing = asyncio.create_task(asyncio.to_thread(batcher.close))
+    while batcher.healthy:  # else the rest could be on the device when it closes
+        await asyncio.sleep(0.001)
     device.may_end.release()
-    await asyncio.to_thread(batcher.close)
+    await closing
     assert (await first).tolist() == [0, 1, 2]
     with pytest.raises(EngineError, match="closed"):
         await rest

@@ -6,13 +6,15 @@ import json
 import random
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
-from cluster.soak import BOUNDS, EVERY_S, Sample, judge, kind_of, sample
+from cluster import soak
+from cluster.soak import BOUNDS, EVERY_S, Sample, Watch, entries, judge, kind_of, sample
 
 ROOT = Path(__file__).resolve().parents[1]
 STEADY = Sample(at_s=0.0, memory_mb=2000.0, shared_mb=50.0, files=900, threads=700, temporary=25)
@@ -75,6 +77,38 @@ def test_a_sample_sees_what_a_child_holds(tmp_path: Path) -> None:
     assert after.temporary == before.temporary + 1
 
 
+def test_folders_that_come_and_go_are_counted_without_a_fault(tmp_path: Path) -> None:
+    over = threading.Event()
+
+    def churn() -> None:
+        while not over.is_set():
+            (tmp_path / "request" / "parts").mkdir(parents=True)
+            (tmp_path / "request" / "parts").rmdir()
+            (tmp_path / "request").rmdir()
+
+    (tmp_path / "stays").touch()
+    churning = threading.Thread(target=churn)
+    churning.start()
+    try:
+        assert {entries(tmp_path) for _ in range(3000)} <= {1, 2, 3}
+    finally:
+        over.set()
+        churning.join()
+
+
+def test_a_watch_that_failed_says_so_at_the_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(soak, "EVERY_S", 0.01)
+    failing = threading.Event()
+
+    def failed(*_: object) -> Sample:
+        failing.set()
+        raise OSError("no more files")
+
+    monkeypatch.setattr(soak, "sample", failed)
+    with pytest.raises(OSError, match="no more files"), Watch(tmp_path):
+        assert failing.wait(5)
+
+
 def test_a_process_is_named_by_its_deployment(monkeypatch: pytest.MonkeyPatch) -> None:
     process = psutil.Process()
     monkeypatch.setattr(process, "cmdline", lambda: ["ray::ServeReplica:lipsync:Renderer.render"])
@@ -91,6 +125,7 @@ def test_the_committed_run_of_half_an_hour_grew_by_nothing_and_the_leaking_build
             "bounds": BOUNDS
         }
         assert run_["requests"] == run_["answered"] and not run_["refused"]
+        assert run_["samples"][-1]["at_s"] > 0.9 * 60 * run_["minutes"], "looked at until the end"
     leaking, sound = runs
     assert leaking["leaks_on_purpose"] and set(leaking["leaks"]) == set(BOUNDS)
     assert not sound["leaks_on_purpose"] and sound["leaks"] == []
