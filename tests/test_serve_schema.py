@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from tests.test_serve_http import alone, replicas, serve, speaking  # noqa: F401
+from tests.http_fixtures import alone, replicas, serve, speaking
 
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed: pip install -e .[dev]")
 requests = pytest.importorskip("requests")
@@ -17,7 +17,7 @@ CASES = 20
 
 
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
-async def test_what_the_description_allows_is_answered_as_it_says(serve, method, path):  # noqa: F811
+async def test_what_the_description_allows_is_answered_as_it_says(serve, method, path):
     async with serve() as served:
         schema = schemathesis.openapi.from_dict(served.api.openapi())
         operation = schema[path][method]
