@@ -12,7 +12,7 @@ import torch
 
 from lipsync.demo.actions import ACTIONS, SPOKEN
 from lipsync.demo.corpus import Corpus, join
-from lipsync.demo.hearing import HEARD, Course, Hearing, Training, load_hearing, restore_spread, roughen
+from lipsync.demo.hearing import HEARD, Course, Hearing, Training, _stretches, load_hearing, restore_spread, roughen
 from lipsync.demo.sentences import HELD_OUT, TUNING, WORDS, draw_sentence
 from lipsync.demo.speech import Utterance
 from lipsync.demo.voices import FAMILIAR_VARIANTS, HELD_OUT_VARIANTS, TUNING_VARIANTS, VARIANTS, draw_timbre
@@ -69,6 +69,23 @@ def test_roughening_leaves_silence_silent_but_for_hiss_and_the_range_kept():
     assert 0.6 < silent.float().mean() < 0.9
     loud = roughen(torch.randn(64, 80, 16, generator=generator).clamp(-4, 4), generator)
     assert loud.min() >= -4 and loud.max() <= 4.5
+
+
+def test_another_throat_stretches_the_bands_and_the_middle_one_leaves_them():
+    bands = _stretches()
+    assert bands.shape == (33, 80) and bands.min() >= 0 and bands.max() <= 79
+    torch.testing.assert_close(bands[16], torch.arange(80.0), atol=1e-4, rtol=0)
+    assert (bands.diff(dim=1) >= 0).all() and (bands.diff(dim=0) >= 0).all()
+    assert bands[32, 40] - 40 == pytest.approx(4.67, abs=0.02), "a quarter of an octave: 2.52 mel, 0.54 to the band"
+
+
+def test_an_ear_that_moves_too_little_in_one_voice_is_told_so(said: Utterance, tmp_path: Path):
+    training = Training(join([said]), Course(batch=8, together=4), tmp_path / "ear.pt")
+    wanted = torch.randn(8, len(HEARD), generator=torch.Generator().manual_seed(1))
+    timid, off = 0.5 * wanted, wanted + 0.5 * wanted.abs().mean()
+    by_place = Training(join([said]), Course(batch=8, together=4, spread=0.0), tmp_path / "ear.pt")
+    assert training._loss(timid, wanted) > by_place._loss(timid, wanted)
+    torch.testing.assert_close(training._loss(off, wanted), by_place._loss(off, wanted))
 
 
 def test_what_is_heard_is_widened_to_the_truth_of_the_given_utterances_and_never_narrowed(said: Utterance):

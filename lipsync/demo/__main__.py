@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--recordings", type=Path, nargs="*", default=[], help="recorded speech to measure on, wav")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--utterances", type=int, default=8000)
-    parser.add_argument("--hearing-steps", type=int, default=10000)
+    parser.add_argument("--hearing-steps", type=int, default=17000)
     parser.add_argument("--frame-parts", type=int, default=4, help="of 2400 frames each")
     parser.add_argument("--drawing-steps", type=int, default=10000)
     parser.add_argument("--drawing-rate", type=float, default=1.5e-3)

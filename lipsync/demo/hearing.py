@@ -6,8 +6,10 @@ import logging
 import math
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
+import librosa
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -23,6 +25,7 @@ from lipsync.model.wav2lip import Wav2Lip
 HEARD = [ACTIONS.index(name) for name in SPOKEN]
 _WEIGHT = {"jawOpen": 3.0, "mouthFunnel": 1.5, "mouthPucker": 1.5, "mouthPress": 1.0}
 LARGEST_GAIN = 2.0
+_THROAT_OCTAVES = 0.25
 _NEAR = 160
 """Columns, two seconds: a few syllables."""
 log = logging.getLogger(__name__)
@@ -202,8 +205,10 @@ class Training:
 def roughen(windows: Tensor, generator: torch.Generator) -> Tensor:
     """Windows (B, 80, 16) as other microphones and throats would give them; what is silent stays silent."""
     count, bands, _ = windows.shape
-    moved = torch.randint(-2, 3, (count, 1), generator=generator) + torch.arange(bands)
-    windows = windows.gather(1, moved.clamp(0, bands - 1)[:, :, None].expand_as(windows))
+    table = _stretches()
+    at = table[torch.randint(len(table), (count,), generator=generator)][:, :, None].expand_as(windows)
+    below = at.floor().clamp(max=bands - 2)
+    windows = torch.lerp(windows.gather(1, below.long()), windows.gather(1, below.long() + 1), at - below)
     waves = torch.cos(math.pi * torch.arange(6)[:, None] * (torch.arange(bands) + 0.5) / bands)
     size = torch.tensor([0.25, 0.3, 0.2, 0.15, 0.1, 0.1])
     colour = (torch.randn(count, 6, generator=generator) * size) @ waves
@@ -212,6 +217,15 @@ def roughen(windows: Tensor, generator: torch.Generator) -> Tensor:
     floor = -4 + 1.5 * torch.rand(count, 1, 1, generator=generator)
     hiss = floor + 0.15 * torch.randn(windows.shape, generator=generator)
     return torch.where(noisy, torch.maximum(rough, hiss), rough)
+
+
+@cache
+def _stretches() -> Tensor:
+    """(33, 80): where each band of a longer or shorter throat's sound lies among those of the one that was heard."""
+    centres_hz = librosa.mel_frequencies(n_mels=82, fmin=55, fmax=7600)[1:-1]
+    throats = 2 ** np.linspace(-_THROAT_OCTAVES, _THROAT_OCTAVES, 33)
+    bands = [np.interp(centres_hz * throat, centres_hz, np.arange(80)) for throat in throats]
+    return torch.from_numpy(np.array(bands, np.float32))
 
 
 def train_hearing(corpus: Corpus, checkpoint: Path, course: Course) -> Hearing:
