@@ -34,7 +34,8 @@ def compose(
     generator: type[Generator] = Generator,
 ) -> Application:
     """The application; other classes of the same kind may stand in for a deployment's own."""
-    gpu = {"num_gpus": num_gpus, "num_cpus": 1}
+    # a GPU node keeps a core back for it: one that Ray counts could go to a waiting Renderer while a Generator restarts
+    gpu = {"num_gpus": num_gpus, "num_cpus": 0 if num_gpus else 1}
     drawing = _deployment(generator, "Generator").options(ray_actor_options=gpu).bind(settings, device)
     return _deployment(serve.ingress()(Ingress), "Ingress").bind(
         settings,

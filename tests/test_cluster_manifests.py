@@ -158,7 +158,10 @@ def test_the_settings_are_the_applications_own_and_ask_for_keys_and_cuda() -> No
 
 # No package on PyPI or npm carries KubeRay's schema. Field names were read off the operator's API reference and its
 # CustomResourceDefinition, as far as the manifest could use them; an unknown one is a typing error.
-RAY_SERVICE = {"serveConfigV2", "rayClusterConfig", "upgradeStrategy", "excludeHeadPodFromServeSvc", "serveService"}
+RAY_SERVICE = {
+    "serveConfigV2", "rayClusterConfig", "upgradeStrategy", "rayClusterDeletionDelaySeconds", "excludeHeadPodFromServeSvc",
+    "serveService",
+}  # fmt: skip
 RAY_CLUSTER = {
     "rayVersion", "enableInTreeAutoscaling", "autoscalerOptions", "authOptions", "gcsFaultToleranceOptions",
     "headGroupSpec", "workerGroupSpecs", "headServiceAnnotations", "suspend", "managedBy",
@@ -344,9 +347,10 @@ def test_the_compose_file_deploys_the_configuration_that_lies_beside_it() -> Non
 
 def test_the_image_has_what_ray_up_asks_of_it() -> None:
     dockerfile = (CLUSTER / "Dockerfile").read_text()
-    assert "--yes rsync" in dockerfile
+    assert "--yes openssh-client rsync" in dockerfile
     (linked,) = re.findall(r"ln -s (.*) /usr/local/bin/", dockerfile)
-    assert {Path(place).name for place in linked.split()} == {"ray", "serve", "python"}
+    # the base image has a python of its own there, which no link can replace
+    assert {Path(place).name for place in linked.split()} == {"ray", "serve"}
 
 
 def test_security_keys_are_mounted_where_ingress_runs_and_no_media_is_opened() -> None:
@@ -531,15 +535,49 @@ def test_the_compose_worker_joins_the_head_and_the_application_gets_a_device() -
     assert {"source": "api_keys", "target": keys_file} in services["head"]["secrets"]
     head = shlex.split(services["head"]["command"][2].replace("$$", "$"))
     assert "--num-cpus=0" in head
-    assert '--resources={"ingress": 1}' in head
+    assert '--resources={"ingress": 4}' in head
     assert services["head"]["environment"]["RAY_REDIS_ADDRESS"] == "redis:6379"
-    wanted = sum(
-        entry["ray_actor_options"]["resources"]["ingress"] * entry.get("autoscaling_config", {}).get("min_replicas", 1)
-        for entry in read("cluster/serve_config.yaml")["applications"][0]["deployments"]
-        if "resources" in entry.get("ray_actor_options", {})
-    )
-    assert wanted <= 1, "the least that must run fits one head"
     assert "device: cuda" in (CLUSTER / "serve_config.yaml").read_text(), "what deploy's sed looks for"
+
+
+def test_there_is_always_room_for_the_ingress_that_an_update_starts_before_it_stops_another() -> None:
+    entries = {entry["name"]: entry for entry in read("cluster/serve_config.yaml")["applications"][0]["deployments"]}
+    share, most = (
+        entries["Ingress"]["ray_actor_options"]["resources"]["ingress"],
+        entries["Ingress"]["autoscaling_config"],
+    )
+    admission = entries["Admission"]["ray_actor_options"]["resources"]["ingress"]
+    (group,) = (group for group in cluster_spec()["workerGroupSpecs"] if group["groupName"] == "ingress")
+    head = shlex.split(read("cluster/compose.yaml")["services"]["head"]["command"][2].replace("$$", "$"))
+    (offered,) = (json.loads(word.partition("=")[2]) for word in head if word.startswith("--resources="))
+    up = read("cluster/ray-cluster.yaml")["available_node_types"]["head"]["resources"]
+    for nodes, each in ((group["maxReplicas"], 1.0), (1, offered["ingress"]), (1, up["ingress"])):
+        places = (nodes - 1) * int(each / share) + int((each - admission) / share)
+        assert places > most["max_replicas"], (nodes, each)
+
+
+def test_volumes_on_a_pods_disk_fit_what_it_may_have_of_one() -> None:
+    for name in ("head", *WORKERS):
+        gib = [
+            int(volume["emptyDir"]["sizeLimit"].removesuffix("Gi"))
+            for volume in pods()[name]["volumes"]
+            if "emptyDir" in volume and volume["emptyDir"].get("medium") != "Memory"
+        ]
+        (container,) = pods()[name]["containers"]
+        allowed = container["resources"]["limits"]["ephemeral-storage"]
+        assert sum(gib) < int(allowed.removesuffix("Gi")), name
+
+
+def test_no_renderer_can_take_the_core_of_a_generator_that_restarts() -> None:
+    (group,) = (group for group in cluster_spec()["workerGroupSpecs"] if group["groupName"] == "gpu")
+    (container,) = pods()["gpu"]["containers"]
+    assert int(group["rayStartParams"]["num-cpus"]) == int(container["resources"]["limits"]["cpu"]) - 1
+    assert read("cluster/ray-cluster.yaml")["available_node_types"]["gpu"]["resources"] == {"CPU": 15, "GPU": 1}
+
+
+def test_an_old_cluster_stays_until_its_requests_have_ended() -> None:
+    delay_s = document("RayService", "lipsync")["spec"]["rayClusterDeletionDelaySeconds"]
+    assert delay_s > read("cluster/serve_config.yaml")["applications"][0]["args"]["deadline_s"]
 
 
 def test_rays_own_schema_accepts_the_file_for_ray_up() -> None:
