@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -109,6 +110,8 @@ def test_promtool_accepts(command: list[str]) -> None:
 
 live = [
     wants_prometheus,
+    # run by test_serve_ray_haproxy.py: as the manifests serve
+    pytest.mark.skipif(os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") != "1", reason="wants RAY_SERVE_ENABLE_HA_PROXY=1"),
     pytest.mark.filterwarnings("ignore"),  # Ray's own, in this process
     pytest.mark.timeout(400),
     pytest.mark.serial,
