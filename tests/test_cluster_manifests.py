@@ -348,6 +348,9 @@ def test_the_compose_file_deploys_the_configuration_that_lies_beside_it() -> Non
 def test_the_image_has_what_ray_up_asks_of_it() -> None:
     dockerfile = (CLUSTER / "Dockerfile").read_text()
     assert "--yes openssh-client rsync" in dockerfile
+    assert dockerfile.count("'.[serve]' boto3 ") == 2, "the autoscaler on the head imports it"
+    config = read("cluster/ray-cluster.yaml")
+    assert config["setup_commands"] == config["head_setup_commands"] == [], "nothing is installed on a node"
     (linked,) = re.findall(r"ln -s (.*) /usr/local/bin/", dockerfile)
     # the base image has a python of its own there, which no link can replace
     assert {Path(place).name for place in linked.split()} == {"ray", "serve"}
