@@ -51,7 +51,7 @@ FRAMES = Metric("lipsync_frames_total", "counter", "Frames drawn.")
 FIRST_FRAGMENT = Metric(
     "lipsync_time_to_first_fragment_seconds",
     "histogram",
-    "From the start of the work to the first fragment of a stream that ended well.",
+    "From the start of the work to the first fragment of a stream.",
     buckets=_SECONDS,
 )
 REQUEST = Metric(
@@ -156,9 +156,8 @@ class RequestMeter:
         self._lock = threading.Lock()
 
     @contextmanager
-    def watch(self, report: Report, *, is_stream: bool = False) -> Iterator[None]:
-        """For as long as one request is worked on; ``report`` is the one that its pipeline fills in. ``is_stream``:
-        somebody waits for its first fragment, which is measured, then."""
+    def watch(self, report: Report) -> Iterator[None]:
+        """For as long as one request is worked on; ``report`` is the one that its pipeline fills in."""
         self._count(1)
         try:
             yield
@@ -166,8 +165,6 @@ class RequestMeter:
             self._meters.add(CANCELLED)
             raise
         else:
-            if is_stream and report.first_fragment_s:
-                self._meters.observe(FIRST_FRAGMENT, report.first_fragment_s)
             self._meters.observe(REQUEST, report.total_s)
             for stage, spent_s in report.stage_s.items():
                 self._meters.observe(STAGE, spent_s, label=stage)
@@ -177,15 +174,29 @@ class RequestMeter:
     async def measured(
         self, fragments: AsyncGenerator[Fragment, None], report: Report, *, is_stream: bool = False
     ) -> AsyncGenerator[Fragment, None]:
-        """A request's fragments, watched to their end; an error that ends them is counted. Closing it closes them."""
+        """A request's fragments, watched to their end; an error that ends them is counted. Closing it closes them.
+        ``is_stream``: somebody waits for the first one."""
+        watched = self.first_of(fragments, report) if is_stream else fragments
         try:
-            with self.watch(report, is_stream=is_stream):
-                async with aclosing(fragments):
-                    async for fragment in fragments:
+            with self.watch(report):
+                async with aclosing(watched):
+                    async for fragment in watched:
                         yield fragment
         except LipsyncError as error:
             self._meters.add(REJECTED, label=error.slug)
             raise
+
+    async def first_of(
+        self, fragments: AsyncGenerator[Fragment, None], report: Report
+    ) -> AsyncGenerator[Fragment, None]:
+        """The same fragments; how long the first one took is measured when it comes, whatever becomes of the rest."""
+        async with aclosing(fragments):
+            is_first = True
+            async for fragment in fragments:
+                if is_first:
+                    self._meters.observe(FIRST_FRAGMENT, report.first_fragment_s)
+                    is_first = False
+                yield fragment
 
     def refresh(self) -> None:
         """Say again what is a state."""

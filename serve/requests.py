@@ -97,8 +97,10 @@ class Desk:
         job = Job(face, voice, options, self._settings.limits, request=request.entered.lease.request)
         stages = self.stages(request, face, voice)
         made = pipeline.synchronise(job, stages, tuning=self._tuning(), report=request.report, soon=soon)
+        if soon:
+            made = self._meter.first_of(made, request.report)
         sent_bytes = 0
-        with self._meter.watch(request.report, is_stream=soon):
+        with self._meter.watch(request.report):
             async with aclosing(made):
                 await self.in_time(request, self.gate.check([face.content_hash, voice.content_hash]))
                 while (fragment := await self.in_time(request, anext(made, None))) is not None:

@@ -74,7 +74,8 @@ class Spool:
             places = list(self._root.glob(_PREFIX + "*"))
         for place in places:
             try:
-                if _is_free(place) or place.stat().st_mtime < oldest_s:
+                is_held = _is_held(place)
+                if is_held is False or (is_held is None and place.stat().st_mtime < oldest_s):
                     shutil.rmtree(place, ignore_errors=True)
             except FileNotFoundError:
                 continue  # another process was quicker
@@ -141,14 +142,16 @@ def _lock(folder: Path) -> Iterator[None]:
         os.close(opened)
 
 
-def _is_free(folder: Path) -> bool:
-    """Whether no process holds its lock. Raises FileNotFoundError."""
+def _is_held(folder: Path) -> bool | None:
+    """Whether a process holds its lock; None where the file system knows no locks. Raises FileNotFoundError."""
     opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return True
-    except OSError:  # held, or the file system knows no locks
         return False
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
     finally:
         os.close(opened)
 

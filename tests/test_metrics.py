@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from lipsync.batcher.settings import BatcherCounts, BatchReport
+from lipsync.core import Fragment
 from lipsync.errors import OutputError
 from lipsync.metrics import (
     BATCH_FILL,
@@ -104,13 +105,11 @@ def report() -> Report:
 
 def test_a_request_counts_while_it_runs_and_is_measured_at_its_end(registry, meters):
     meter = RequestMeter(meters)
-    with meter.watch(report(), is_stream=True), meter.watch(report()):
+    with meter.watch(report()), meter.watch(report()):
         assert shown(registry)[REQUESTS_RUNNING.name] == 2
     found = shown(registry)
     assert found[REQUESTS_RUNNING.name] == 0
     assert found[REQUEST.name + "_count"] == 2 and found[REQUEST.name + "_sum"] == 8
-    assert found[FIRST_FRAGMENT.name + "_count"] == 1, "nobody waits for a whole file's first fragment"
-    assert found[FIRST_FRAGMENT.name + "_sum"] == pytest.approx(0.3)
     assert found[STAGE.name + "_sum{stage=decode}"] == 3 and found[STAGE.name + "_sum{stage=encode}"] == 60
     assert found[CANCELLED.name] == 0
 
@@ -134,11 +133,22 @@ def test_a_request_that_ends_early_is_not_measured_as_one_that_was_made(registry
     assert (found[REQUESTS_RUNNING.name], found[CANCELLED.name], found[REQUEST.name + "_count"]) == (0, cancelled, 0)
 
 
-def test_a_request_without_a_fragment_is_not_measured_up_to_its_first(registry, meters):
-    with RequestMeter(meters).watch(Report(total_s=1.0, stage_s={"detect": 0.5}), is_stream=True):
-        pass
+async def made(count: int):
+    for number in range(count):
+        yield Fragment(number, 8 * number, 8, b"", {})
+
+
+@pytest.mark.parametrize(("is_stream", "count", "measured"), [(True, 3, 1), (True, 0, 0), (False, 3, 0)])
+async def test_a_streams_first_fragment_is_measured_when_it_comes(registry, meters, is_stream, count, measured):
+    """Nobody waits for a whole file's; and a reader who leaves after it has waited for it all the same."""
+    fragments = RequestMeter(meters).measured(made(count), report(), is_stream=is_stream)
+    await anext(fragments, None)
     found = shown(registry)
-    assert (found[REQUEST.name + "_count"], found[FIRST_FRAGMENT.name + "_count"]) == (1, 0)
+    assert found[FIRST_FRAGMENT.name + "_count"] == measured
+    assert found[FIRST_FRAGMENT.name + "_sum"] == pytest.approx(0.3 * measured)
+    await anext(fragments, None)
+    await fragments.aclose()
+    assert shown(registry)[FIRST_FRAGMENT.name + "_count"] == measured
 
 
 # ---------------------------------------------------------------- batches

@@ -357,11 +357,12 @@ with Spool(SpoolSettings(folder=sys.argv[1])).folder() as folder:
 
 def test_what_a_killed_process_left_is_removed_at_once_and_what_a_living_one_has_is_not(tmp_path):
     root = tmp_path / "spool"
-    spool = Spool(SpoolSettings(folder=str(root)))
+    spool = Spool(SpoolSettings(folder=str(root), ttl_s=100))
     command = [sys.executable, "-c", HOLDER, str(root)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         theirs = other.stdout.readline().strip()
         with spool.folder() as ours:
+            os.utime(root / theirs, (time.time() - 101,) * 2)  # however long it takes
             spool.sweep()
             assert {path.name for path in root.iterdir()} == {theirs, ours.place.name}
             other.kill()
