@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 STAMP := $(VENV)/.installed
 CONTROL := RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S=2
-IDS := RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=serve.request_id:middlewares
+BEFORE := RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=serve.before_ray:middlewares
 PROXY_haproxy := RAY_SERVE_ENABLE_HA_PROXY=1 RAY_SERVE_THROUGHPUT_OPTIMIZED=1 RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE=1
 
 .PHONY: demo serve load simulate cluster-demo chaos soak autoscaling test check fix bench bench-gpu demo-model clean
@@ -15,7 +15,7 @@ demo: $(STAMP)                ## make demo.mp4 and its contact sheet from the pa
 	$(BIN)/lipsync demo --output demo.mp4 --sheet demo.png
 
 serve: $(STAMP)               ## serve on http://127.0.0.1:8000 until Ctrl-C (PROXY=haproxy: Ray Serve's other proxy)
-	$(IDS) $(CONTROL) $(PROXY_$(PROXY)) $(BIN)/serve run serve_config.yaml
+	$(BEFORE) $(CONTROL) $(PROXY_$(PROXY)) $(BIN)/serve run serve_config.yaml
 
 load: $(STAMP)                ## put load on a running application: make load URL=… LOAD='--rate 2 --mix short=6,video=1'
 	$(BIN)/python -m cluster.load $(or $(URL),http://127.0.0.1:8000) $(LOAD)

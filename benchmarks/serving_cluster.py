@@ -166,7 +166,7 @@ def running(
     """
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray gives its workers 15, so that anything else comes first
-    os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "serve.request_id:middlewares")
+    os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "serve.before_ray:middlewares")
     for page in ("METRICS", "STATS"):  # HAProxy does not start where another one has its pages
         os.environ[f"RAY_SERVE_HAPROXY_{page}_PORT"] = str(free_port())
     import ray

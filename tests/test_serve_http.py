@@ -11,14 +11,18 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from ray.serve._private.http_util import _apply_middlewares
+from ray.serve._private.http_util import (
+    _apply_middlewares,
+    parse_disconnect_disabled_header,
+    parse_request_timeout_header,
+)
 
 from lipsync.errors import DeadlineExceeded, EngineError, NoFace
 from lipsync.metrics import CANCELLED, METRICS, REJECTED, REQUESTS_RUNNING
 from lipsync.output import read_bytes, stream_bytes
 from lipsync.packaged import demo_face
 from lipsync.pipeline import synchronise
-from serve.request_id import middlewares
+from serve.before_ray import middlewares
 from tests import corpus
 from tests.http_fixtures import (
     BOX,
@@ -239,6 +243,21 @@ async def test_header_body_and_log_know_a_request_by_one_id_behind_rays_own_laye
         assert (sent[:1] == [known.encode()]) == kept and re.fullmatch(r"[A-Za-z0-9._:-]{1,128}", known)
         (line,) = [json.loads(record.message) for record in caplog.records if '"event"' in record.message]
         assert line["request_id"] == known
+
+
+async def test_a_caller_gives_ray_no_orders():
+    passed = []
+
+    async def app(scope, receive, send):
+        passed.append(dict(scope["headers"]))
+
+    orders = [parse_disconnect_disabled_header, lambda headers: parse_request_timeout_header(headers, 900.0) is None]
+    headers = [(b"x-request-disconnect-disabled", b"?1"), (b"x-request-timeout-seconds", b"0"), (b"accept", b"*/*")]
+    assert all(order(dict(headers)) for order in orders), "Ray would obey"
+    await _apply_middlewares(app, middlewares())({"type": "http", "headers": headers}, None, None)
+    (left,) = passed
+    assert not any(order(left) for order in orders)
+    assert left[b"accept"] == b"*/*"
 
 
 async def test_an_error_that_nobody_foresaw_is_in_the_log_alone(serve, caplog):
