@@ -27,11 +27,12 @@ def noise_png(width: int, height: int) -> bytes:
     return cv2.imencode(".png", np.random.default_rng(1).integers(0, 256, (height, width, 3), np.uint8))[1].tobytes()
 
 
-def noise_clip(width: int, height: int, *, frames: int) -> bytes:
+def noise_clip(width: int, height: int, *, frames: int, keyframe_every: int = 250) -> bytes:
     """A video that no encoder can make small."""
     rng, buffer = np.random.default_rng(2), io.BytesIO()
+    options = {"crf": "10", "preset": "ultrafast", "g": str(keyframe_every)}
     with av.open(buffer, "w", format="mp4") as output:
-        stream = output.add_stream("libx264", rate=25, options={"crf": "10", "preset": "ultrafast"})
+        stream = output.add_stream("libx264", rate=25, options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for _ in range(frames):
             frame = av.VideoFrame.from_ndarray(rng.integers(0, 256, (height, width, 3), np.uint8), format="bgr24")

@@ -18,7 +18,7 @@ from lipsync.faces.chunk import ChunkDetections
 from lipsync.media.source import Blob
 from lipsync.metrics import RETRIES, Meters
 from lipsync.pipeline import Job
-from lipsync.plan import Span, Timeline
+from lipsync.plan import Span, Timeline, goes_down
 from lipsync.render import FaceInput
 
 from .faults import EndedEarly, Fault, cause_of, fault_of
@@ -28,6 +28,8 @@ from .wire import NO_VOICE_HASH, FaceHeader, JobRef, put_inputs
 log = logging.getLogger("ray.serve")
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 3.0
+_PATIENCE_S = 0.25
+"""How long a call's next item may wait for its consumer before the call is stopped; see ``_patience``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,8 @@ class RequestStages:
     def render(
         self, job: Job, face: FaceInput, run: Sequence[SegmentTask], *, fps: Fraction
     ) -> AsyncGenerator[Fragment, None]:
-        """See ``lipsync.pipeline.Stages``."""
+        """See ``lipsync.pipeline.Stages``. A run that its consumer does not keep up with is stopped, and gone on with
+        when the consumer comes again, at the cost of decoding from the keyframe before once more."""
         header = FaceHeader.of(face)
         return self._again(
             self._handles.renderer,
@@ -129,6 +132,8 @@ class RequestStages:
             lambda done: (header, run[done:], fps),
             is_whole=lambda done, _: done >= len(run),
             blamed=self._face,
+            # what is shown backwards is all made before its first fragment comes
+            is_stoppable=not goes_down([task.segment.source_frames for task in run]),
         )
 
     async def _again(
@@ -140,25 +145,33 @@ class RequestStages:
         *,
         is_whole: Callable[[int, Any], bool],
         blamed: Blob,
+        is_stoppable: bool = False,
     ) -> AsyncGenerator[Any, None]:
         """The items of a streaming call; where it breaks off it is made again, with the arguments ``rest(n)`` for the
-        items from number n on. ``is_whole`` tells from how many came, and the last of them, whether those were all."""
+        items from number n on. ``is_whole`` tells from how many came, and the last of them, whether those were all.
+        ``is_stoppable``: it is broken off where the consumer is slow."""
         call = handle.options(method_name=method, stream=True, _by_reference=True)
         done, last, faults, used = 0, None, _Faults(self._tries), None
         while True:
             try:
                 ref = await self._ref(job)
                 (used,) = ref.inputs
+                is_stopped = False
                 async with _closing(call.remote(ref, *rest(done), alone=faults.is_suspect)) as items:
                     async for item in items:
                         if item == BEGUN:
                             faults.has_begun_alone = True
                             continue
                         done, last, faults = done + 1, item, _Faults(self._tries)
-                        yield item
-                if not is_whole(done, last):
+                        with _patience(items, lasts_s=_PATIENCE_S if is_stoppable else None) as patience:
+                            yield item
+                        if is_stopped := patience.is_over:
+                            break
+                if is_whole(done, last):
+                    return
+                if not is_stopped:
                     raise EndedEarly(f"after {done} items")
-                return
+                continue
             except Exception as error:
                 fault = fault_of(error)
                 if fault is None:
@@ -167,21 +180,25 @@ class RequestStages:
                     return  # it broke after the last item: nothing is left to ask for
                 faults.add(fault)
                 log.warning(f"request {job.request}: {method} broke off ({fault}: {type(cause_of(error)).__name__})")
-                if faults.is_guilty:
-                    await self._accuse(blamed.content_hash)
-                    raise InputCrashedWorker(
-                        "Two workers died on this input, and it will not be tried again. Re-encode it, or send another."
-                    ) from error
-                if faults.are_enough:
-                    raise WorkerLost(
-                        f"Workers failed {self._tries} times under the same piece of work (last: "
-                        f"{type(cause_of(error)).__name__}). Send the request again."
-                    ) from error
+                await self._end_where_hopeless(faults, error, blamed)
                 if fault == "lost" and self._inputs is used:  # else another piece of work has put them again
                     self._inputs = None
                 if fault != "busy":
                     self._meters.add(RETRIES)
             await asyncio.sleep(faults.pause_s)
+
+    async def _end_where_hopeless(self, faults: _Faults, error: Exception, blamed: Blob) -> None:
+        """Raises InputCrashedWorker or WorkerLost."""
+        if faults.is_guilty:
+            await self._accuse(blamed.content_hash)
+            raise InputCrashedWorker(
+                "Two workers died on this input, and it will not be tried again. Re-encode it, or send another."
+            ) from error
+        if faults.are_enough:
+            raise WorkerLost(
+                f"Workers failed {self._tries} times under the same piece of work (last: "
+                f"{type(cause_of(error)).__name__}). Send the request again."
+            ) from error
 
     async def _ref(self, job: Job) -> JobRef:
         """The request as replicas are told of it; its inputs are put once, and again where they were lost."""
@@ -242,6 +259,29 @@ class _Faults:
     def pause_s(self) -> float:
         longest = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 4 ** min(self._all, 10))
         return random.uniform(longest / 4, longest)
+
+
+class _patience:
+    """Stops a streaming call where what it gave last is not taken within ``lasts_s`` (None: whenever). A replica does
+    not wait for the consumer of what it streams: it would be held up, and the object store would fill."""
+
+    def __init__(self, call: Any, *, lasts_s: float | None) -> None:
+        self._call, self._lasts_s = call, lasts_s
+        self._timer: asyncio.TimerHandle | None = None
+        self.is_over = False
+
+    def __enter__(self) -> _patience:
+        if self._lasts_s is not None:
+            self._timer = asyncio.get_running_loop().call_later(self._lasts_s, self._stop)
+        return self
+
+    def _stop(self) -> None:
+        self.is_over = True
+        self._call.cancel()
+
+    def __exit__(self, *_: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
 
 
 class _closing:

@@ -24,8 +24,9 @@ pytestmark = [
 NOISE = noise_clip(640, 352, frames=16)
 NOISY = {"box": "[0, 96, 0, 96]", "crf": "1", "preset": "ultrafast"}
 """A few hundred kilobytes a frame, so that no buffer on the way holds much of the stream."""
-FILES = {"face": NOISE, "audio": cut_wav(ASSETS / "voice.wav", seconds=16)}
-SEGMENTS = 50
+VOICE = cut_wav(ASSETS / "voice.wav", seconds=32)
+FILES = {"face": NOISE, "audio": VOICE}
+SEGMENTS = 100
 ENOUGH = SEGMENTS // 2
 
 
@@ -82,12 +83,16 @@ def test_a_wrong_key_is_refused(app: Running, given: str) -> None:
     assert rendered(app) == before
 
 
-def test_a_slow_reader_slows_itself_alone(app: Running, client: httpx.Client) -> None:
-    url = app.url + "/v1/lipsync?stream=true"
-    with client.stream("POST", url, files=FILES, data=NOISY) as answer:
+@pytest.mark.parametrize("frames", [16, 400], ids=["many keyframes", "one keyframe, so that one call renders it all"])
+def test_a_slow_reader_slows_itself_alone(app: Running, client: httpx.Client, frames: int) -> None:
+    face = noise_clip(640, 352, frames=frames, keyframe_every=1000)
+    url, before = app.url + "/v1/lipsync?stream=true", rendered(app)
+    with client.stream("POST", url, files={"face": face, "audio": VOICE}, data=NOISY) as answer:
         body = answer.iter_raw(1 << 16)
         next(body)
-        assert wait_for_a_standstill(app) < ENOUGH, f"of {SEGMENTS}: the reader was not waited for"
+        made = wait_for_a_standstill(app) - before
+        assert made < ENOUGH, f"{made} of {SEGMENTS}: the reader was not waited for"
+        assert not any(replica["under_way"] for replica in app.stats("Renderer")), "a Renderer waits for the reader"
         short = {"face": NOISE, "audio": cut_wav(ASSETS / "voice.wav", seconds=0.5)}
         assert httpx.post(url, files=short, data=NOISY, headers=ALLOWED, timeout=60, trust_env=False).status_code == 200
         rest = b"".join(body)

@@ -7,6 +7,7 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -40,6 +41,7 @@ from serve.solitude import BEGUN, Solitude
 from serve.stages import Handles, RequestStages
 from serve.wire import FaceHeader, Inputs
 
+REALLY_SLEEP = asyncio.sleep
 FACE, VOICE = b"a face" * 10, b"a voice" * 10
 OWNER = OwnerDiedError("00" * 28, None, "")
 DIED, LOST, BUSY, BELOW = ActorDiedError(), OWNER, BackPressureError(5, 5), ActorUnavailableError("away", None)
@@ -146,6 +148,18 @@ class Response:
         self._call.is_cancelled = True
 
 
+class Piece(int):
+    """A segment's task, as far as anybody looks into it here."""
+
+    segment: Any
+
+    def __new__(cls, number, *, backwards):
+        piece = super().__new__(cls, number)
+        shown = np.arange(8, dtype=np.int32)
+        piece.segment = SimpleNamespace(source_frames=80 - 8 * number - shown if backwards else 8 * number + shown)
+        return piece
+
+
 class Counting:
     def __init__(self):
         self.counts: dict[str, float] = {}
@@ -181,8 +195,9 @@ class World:
     def retries(self) -> float:
         return self.meters.counts.get(RETRIES.name, 0)
 
-    def render(self, pieces=5):
-        return self.stages.render(self.job, HEADER, list(range(pieces)), fps=Fraction(25))
+    def render(self, pieces=5, *, backwards=False):
+        run = [Piece(number, backwards=backwards) for number in range(pieces)]
+        return self.stages.render(self.job, HEADER, run, fps=Fraction(25))
 
     def detect(self, pieces=5):
         return self.stages.detect(self.job, HEADER, list(range(pieces)))
@@ -215,6 +230,7 @@ def pauses(monkeypatch) -> list[float]:
             to_thread=asyncio.to_thread,
             create_task=asyncio.create_task,
             gather=asyncio.gather,
+            get_running_loop=asyncio.get_running_loop,
         ),
     )
     return waited
@@ -439,6 +455,40 @@ async def test_who_is_not_taken_is_waited_for_however_long_and_is_no_retry(pause
 async def test_pauses_differ_so_that_callers_do_not_come_back_together(pauses):
     await everything(World(*[(0, BUSY)] * 30).render())
     assert len(set(pauses[5:])) > 20
+
+
+async def test_a_run_that_its_consumer_leaves_lying_is_stopped_and_gone_on_with(monkeypatch):
+    monkeypatch.setattr(stages_module, "_PATIENCE_S", 0.01)
+    world, got = World(), []
+    async with aclosing(world.render()) as items:
+        async for item in items:
+            got.append(item)
+            if len(got) in (2, 3, 5):
+                await REALLY_SLEEP(0.1)
+    assert got == WHOLE["render"]
+    assert [call.args[1] for call in world.replica.calls] == [[0, 1, 2, 3, 4], [2, 3, 4], [3, 4]], "nothing twice"
+    assert all(call.is_cancelled for call in world.replica.calls)
+    assert world.retries == 0
+
+
+@pytest.mark.parametrize("ask", [World.hear, World.detect, partial(World.render, backwards=True)])
+async def test_what_would_gain_nothing_by_it_is_not_stopped(ask, monkeypatch):
+    monkeypatch.setattr(stages_module, "_PATIENCE_S", 0.01)
+    world = World()
+    async for _ in ask(world):
+        await REALLY_SLEEP(0.05)
+    (call,) = world.replica.calls
+    assert not call.is_cancelled
+
+
+async def test_a_consumer_that_keeps_up_is_never_stopped(monkeypatch):
+    monkeypatch.setattr(stages_module, "_PATIENCE_S", 0.1)
+    world = World()
+    async for _ in world.render(40):
+        await REALLY_SLEEP(0.01)
+    await REALLY_SLEEP(0.2)
+    (call,) = world.replica.calls
+    assert not call.is_cancelled
 
 
 @pytest.mark.parametrize("stage", STREAMS)
