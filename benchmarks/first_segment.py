@@ -25,7 +25,8 @@ def _service() -> LipsyncService:
 
 
 def stages_s(face: bytes, voice: bytes) -> float:
-    """Seconds of opening, hearing the first chunk, looking, and rendering eight frames of a still, in turn."""
+    """Seconds of opening, hearing the first chunk, looking (at a still, or a video's first chunk), and rendering eight
+    frames, in turn."""
     job = Job(Blob.of(face, limit_bytes=10**9), Blob.of(voice, limit_bytes=10**9))
     return asyncio.run(_stages_s(job, _service().stages))
 
@@ -36,8 +37,9 @@ async def _stages_s(job: Job, stages: LocalStages) -> float:
     timeline = Timeline(face.index, face.video, job.options, is_image=face.is_image, limits=job.limits)
     heard = Heard(stages.voice(job, timeline.span), timeline)
     await heard.more()
-    tracker = Tracker(1, (face.width, face.height), face.index, job.options)
-    async with aclosing(stages.detect(job, face, [range(1)])) as found:
+    looked_at = range(1 if face.is_image else min(len(face.index), Tuning().shortest_chunk))
+    tracker = Tracker(len(looked_at), (face.width, face.height), face.index, job.options)
+    async with aclosing(stages.detect(job, face, [looked_at])) as found:
         async for detections in found:
             tracker.feed(detections)
     boxes = tracker.finish()

@@ -6,9 +6,11 @@ import copy
 import json
 import os
 import random
+import re
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,8 @@ WORKER = {"num_cpus": 4, "resources": {"on_worker": 1}}
 """A worker node."""
 ALONE_ON_WORKER = {"on_worker": 1}
 """Actor options' resources that give a replica a worker node on which there is no other of its kind."""
+_GLANCE_S = 0.05
+_BROKE_OFF = re.compile(r"request \S+: (\w+) broke off \((?!busy)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,11 @@ class Running:
         logs = Path(self.cluster.head_node.get_logs_dir_path(), "serve").glob(f"replica_lipsync_{name}_*.log")
         return [json.loads(line) for log in logs for line in log.read_text().splitlines() if line.startswith("{")]
 
+    def done_again(self) -> Counter[str]:
+        """How often a piece of work was given out again because it failed, by the replica's method."""
+        found = (_BROKE_OFF.match(str(line.get("message"))) for line in self.logged("Ingress"))
+        return Counter(match[1] for match in found if match)
+
     def complaints(self, name: str) -> list[str]:
         """Warnings and errors among it, with their tracebacks."""
         return [
@@ -78,6 +87,18 @@ class Running:
             for process in psutil.Process().children(recursive=True)
             if _title(process).startswith(f"ray::ServeReplica:lipsync:{name}")
         ]
+
+
+def at_work(processes: Sequence[psutil.Process], *, within_s: float = 10.0) -> psutil.Process:
+    """The one that computes most, as soon as one computes at all; where none does ``within_s``, any."""
+    end_s = time.monotonic() + within_s
+    while time.monotonic() < end_s:
+        before_s = [_cpu_s(process) for process in processes]
+        time.sleep(_GLANCE_S)
+        spent_s = [_cpu_s(process) - before for process, before in zip(processes, before_s, strict=True)]
+        if max(spent_s) >= 0.4 * _GLANCE_S:
+            return processes[spent_s.index(max(spent_s))]
+    return random.choice(processes)
 
 
 def _title(process: psutil.Process) -> str:

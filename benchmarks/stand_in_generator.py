@@ -22,9 +22,11 @@ from serve.settings import Settings
 class FixedCostDevice:
     """A ``lipsync.batcher.Device`` that sleeps."""
 
-    def __init__(self, batch_s: float, batch_size: int, *, fails_once: str | None) -> None:
+    def __init__(
+        self, batch_s: float, batch_size: int, *, fails_once: str | None = None, rescues: bool = False
+    ) -> None:
         self.batch_s, self.batch_size, self.healthy = batch_s, batch_size, True
-        self._fails_once = fails_once
+        self._fails_once, self._rescues = fails_once, rescues
         self.counts = EngineCounts()
         self.info = EngineInfo(
             device="cpu", device_name=f"stand-in, {batch_s} s for {batch_size} frames", precision="fp32",
@@ -46,6 +48,8 @@ class FixedCostDevice:
             self.healthy = False
             raise EngineError("The device failed. Start a new process.")
         time.sleep(self.batch_s)
+        if self._rescues:
+            self.counts = EngineCounts(out_of_memory=1, redone=1)
         return cast(U8, frames.crops[frames.crop_index])
 
 
@@ -55,9 +59,10 @@ class StandInGenerator(Generator):
         chosen = settings.stand_in
         if chosen.batch_s is None:
             return super().load(settings, device)
-        return cast(
-            Engine, FixedCostDevice(chosen.batch_s, chosen.batch_size, fails_once=chosen.fails_once)
-        ), "a stand-in"
+        device = FixedCostDevice(
+            chosen.batch_s, chosen.batch_size, fails_once=chosen.fails_once, rescues=chosen.rescues
+        )
+        return cast(Engine, device), "a stand-in"
 
     def on_batch(self, report: BatchReport) -> None:
         super().on_batch(report)

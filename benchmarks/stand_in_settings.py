@@ -19,6 +19,8 @@ class StandIn(BaseModel):
     """An encoder that sleeps this long for each frame and makes no video; none: the real encoder."""
     fails_once: str | None = None
     """A path: the device that creates the file there fails for good at its first batch."""
+    rescues: bool = False
+    """That device says, after its first batch, that it ran out of memory once and drew a frame again."""
     leaks: bool = False
     """Renderers that keep, for each segment, a megabyte, an open temporary file and a thread."""
     poison: str | None = None

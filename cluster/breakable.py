@@ -30,7 +30,7 @@ SPOOL_BYTES = 8_000_000
 STORE_BYTES = 150 * 1024 * 1024
 """Of each node's object store, as Ray's own clusters on one machine have it."""
 START_WITHIN_S = 480.0
-LOOKS = {"RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2"}
+LOOKS = {"RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2", "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1"}
 """As the Makefile and the manifests have it."""
 NODE_WITHIN_S, END_WITHIN_S = 120.0, 30.0
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from benchmarks.serving_cluster import WORKER
+from benchmarks.serving_cluster import WORKER, at_work
 from cluster.breakable import REPLICA_KINDS, SPOOL_BYTES, Breakable
 
 HEADLESS_S = 10.0
@@ -38,7 +38,7 @@ def _killed(title: str) -> Callable[[Breakable], Callable[[], bool]]:
         if not before:
             raise RuntimeError(f"no process {title} of ours runs")
         known = {process.pid for process in before}
-        before[0].kill()
+        (before[0] if len(before) == 1 else at_work(before)).kill()
         return lambda: any(process.pid not in known for process in target.processes(title)) and target.is_settled()
 
     return strike

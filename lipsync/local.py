@@ -7,10 +7,11 @@ import math
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Hashable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
+from typing import Any, TypeVar
 
 from lipsync.cache import LruCache
 from lipsync.core import U8, Claim, Fragment, Index, MediaInfo, SegmentTask, VoiceChunk
@@ -23,11 +24,36 @@ from lipsync.media.encode import encode_segment
 from lipsync.media.index import build_index
 from lipsync.media.picture import Picture
 from lipsync.media.probe import probe_face, probe_voice
+from lipsync.media.source import Blob
 from lipsync.pipeline import Job
 from lipsync.plan import Span
 from lipsync.render import Encode, FaceInput, Renderer
 from lipsync.render import Generator as PatchGenerator
 from lipsync.voice.voice import Waveform, voice_chunks
+
+T = TypeVar("T")
+
+
+class _Threads(ThreadPoolExecutor):
+    """Knows for how long its calls have been going on."""
+
+    def __init__(self, workers: int) -> None:
+        super().__init__(workers, thread_name_prefix="lipsync-cpu")
+        self._began_s: dict[int, float] = {}  # by thread
+
+    def submit(self, work: Callable[..., T], /, *args: Any, **named: Any) -> Future[T]:
+        return super().submit(self._timed, partial(work, *args, **named))
+
+    def _timed(self, work: Callable[[], T]) -> T:
+        self._began_s[threading.get_ident()] = time.monotonic()
+        try:
+            return work()
+        finally:
+            del self._began_s[threading.get_ident()]
+
+    @property
+    def longest_s(self) -> float:
+        return max((time.monotonic() - began_s for began_s in list(self._began_s.values())), default=0.0)
 
 
 class LocalStages:
@@ -52,7 +78,7 @@ class LocalStages:
     ) -> None:
         if face_det_batch_size < 1:
             raise InvalidOption(f"face_det_batch_size must be at least 1, not {face_det_batch_size}.")
-        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="lipsync-cpu")
+        self._threads = _Threads(workers)
         self._generator = generator
         self._create_detector = create_detector
         self._face_det_batch_size = face_det_batch_size
@@ -137,6 +163,17 @@ class LocalStages:
         """Render on threads, patches from the engine."""
         claim = Claim(request=job.request, priority=job.priority)
         return self._renderer.render(face, run, fps=fps, options=job.options, limits=job.limits, claim=claim)
+
+    @property
+    def longest_call_s(self) -> float:
+        """For how long the call that has been on a thread longest has been there; 0 where all threads are free."""
+        return self._threads.longest_s
+
+    async def measure(self, job: Job) -> float:
+        """Seconds of voice as its header has it, 0 where that does not say. Raises the errors of ``probe_voice``."""
+        assert isinstance(job.voice, Blob)
+        info = (await call(self._threads, partial(probe_voice, job.voice, job.limits))).audio
+        return 0.0 if info is None or info.duration_s is None else info.duration_s
 
     def expire(self) -> None:
         """Throw out what the caches have kept too long, also where nobody calls any more."""

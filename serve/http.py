@@ -153,7 +153,9 @@ class Http:
         kind = http.headers.get("content-type")
         with ExitStack() as stack:
             self._desk.waiting(stack)
-            received = receive(http.stream(), kind, request.folder, files=allowed, texts=TEXTS)
+            received = receive(
+                http.stream(), kind, request.folder, files=allowed, texts=TEXTS, image_bytes=limits.image_bytes
+            )
             try:
                 form = await self._desk.in_time(request, received)
             except ClientDisconnect as error:
@@ -192,7 +194,7 @@ class Http:
             missing = ""
             if not await self._is_whole():
                 missing = "Some kind of worker is not running (yet)."
-            elif not await self._desk.gate.has_room():
+            elif not await self._desk.has_room():
                 missing = "A request would be refused now: enough is under way."
             if missing:  # neither counted nor logged: nothing was refused
                 return problems.answer(Overloaded(f"{missing} Try again in a moment."), answering.id)

@@ -44,13 +44,15 @@ async def receive(
     *,
     files: Mapping[str, int],
     texts: Collection[str],
+    image_bytes: int,
 ) -> Form:
-    """Read a multipart/form-data body. ``files`` names the file parts and the most bytes of each, ``texts`` the others.
+    """Read a multipart/form-data body. ``files`` names the file parts and the most bytes of each, ``texts`` the others;
+    a file that begins as an image may have ``image_bytes`` at most.
 
     Raises MalformedRequest, InputTooLarge while reading, UnsupportedMedia and UnreadableMedia once a file's first bytes
     are here, Overloaded where the spool is full.
     """
-    form = _Receiver(folder, files, texts)
+    form = _Receiver(folder, files, texts, image_bytes)
     left_bytes = most_bytes(files)
     try:
         parser = MultipartParser(_boundary(content_type), form.callbacks())
@@ -81,8 +83,8 @@ def _boundary(content_type: str | None) -> bytes:
 class _Receiver:
     """The parser's callbacks. An error is kept and raised by the reader: the parser would hide where it came from."""
 
-    def __init__(self, folder: SpoolFolder, files: Mapping[str, int], texts: Collection[str]) -> None:
-        self._folder, self._limits, self._known = folder, files, texts
+    def __init__(self, folder: SpoolFolder, files: Mapping[str, int], texts: Collection[str], image_bytes: int) -> None:
+        self._folder, self._limits, self._known, self._image_bytes = folder, files, texts, image_bytes
         self._open: dict[str, SpoolFile] = {}
         self._texts: dict[str, bytearray] = {}
         self._text_bytes = self._parts = 0
@@ -154,7 +156,7 @@ class _Receiver:
     def _on_data(self, data: bytes, start: int, end: int) -> None:
         piece = data[start:end]
         if self._file is not None:
-            self._sniff(piece)
+            self._sniff(self._file, piece)
             self._file.write(piece)
         elif self._text is not None:
             self._text_bytes += len(piece)
@@ -162,12 +164,12 @@ class _Receiver:
                 raise InputTooLarge(f"The options have more than {TEXT_BYTES:,} bytes.")
             self._text += piece
 
-    def _sniff(self, piece: bytes) -> None:
+    def _sniff(self, file: SpoolFile, piece: bytes) -> None:
         """Refuse what is no media as soon as its first bytes are here. Opening it is the sandboxes' work."""
         if len(self._head) < HEAD_BYTES:
             self._head += piece[: HEAD_BYTES - len(self._head)]
-            if len(self._head) == HEAD_BYTES:
-                sniff(bytes(self._head))
+            if len(self._head) == HEAD_BYTES and sniff(bytes(self._head)).kind == "image":
+                file.limit_bytes = min(file.limit_bytes, self._image_bytes)
 
     def _on_part_end(self) -> None:
         if self._file is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -17,11 +16,10 @@ from lipsync.detection import detector_from_files
 from lipsync.errors import DetectorUnavailable, EngineError
 from lipsync.faces.chunk import ChunkDetections
 from lipsync.local import LocalStages
-from lipsync.media.probe import probe_voice
-from lipsync.media.source import Blob
 from lipsync.plan import Span
 from lipsync.voice.mel import warm_up as warm_up_mel
 
+from .hung import refuse_hung_threads
 from .logs import quiet_opencv
 from .niceness import give_way
 from .settings import Settings
@@ -45,7 +43,7 @@ class Preprocessor:
                 "s3fd takes seconds a frame on a CPU. Give the Preprocessors a share of a GPU "
                 "(ray_actor_options: {num_gpus: 0.1}), or leave args.s3fd_path out."
             )
-        worker = settings.preprocessor
+        worker, self._deadline_s = settings.preprocessor, settings.deadline_s
         self._stages = LocalStages(
             _NoGenerator(),
             create_detector=partial(detector_from_files, settings.yunet_path, settings.s3fd_path, "auto", 16),
@@ -73,10 +71,7 @@ class Preprocessor:
             if alone:
                 async for word in begun():
                     yield word
-            job = await ref.resolve()
-            assert isinstance(job.voice, Blob)
-            info = (await asyncio.to_thread(probe_voice, job.voice, job.limits)).audio
-            yield 0.0 if info is None or info.duration_s is None else info.duration_s
+            yield await self._stages.measure(await ref.resolve())
 
     async def voice(self, ref: JobRef, span: Span, skip: int, *, alone: bool) -> AsyncGenerator[VoiceChunk | str, None]:
         """The voice's chunks from number ``skip`` on: what was delivered before a replica died is not sent again."""
@@ -104,7 +99,8 @@ class Preprocessor:
                     yield detections
 
     def check_health(self) -> None:
-        """Ray calls this now and then: the time to forget what is old."""
+        """Ray calls this now and then: the time to forget what is old. Raises EngineError where a thread hangs."""
+        refuse_hung_threads(self._stages, self._deadline_s)
         self._stages.expire()
         self._stills.expire()
 

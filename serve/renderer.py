@@ -14,6 +14,7 @@ from lipsync.errors import DetectorUnavailable
 from lipsync.faces.detector import Detector, DetectorName
 from lipsync.local import LocalStages
 
+from .hung import refuse_hung_threads
 from .logs import quiet_opencv
 from .niceness import give_way
 from .settings import Settings
@@ -29,7 +30,7 @@ class Renderer:
         quiet_opencv()
         return_large_blocks()
         give_way()
-        worker = settings.renderer
+        worker, self._deadline_s = settings.renderer, settings.deadline_s
         self._stages = LocalStages(
             RemoteGenerator(generator),
             create_detector=_no_detector,
@@ -53,7 +54,8 @@ class Renderer:
                     yield fragment
 
     def check_health(self) -> None:
-        """Ray calls this now and then: the time to forget what is old."""
+        """Ray calls this now and then: the time to forget what is old. Raises EngineError where a thread hangs."""
+        refuse_hung_threads(self._stages, self._deadline_s)
         self._stills.expire()
 
     def __del__(self) -> None:

@@ -61,6 +61,10 @@ class Desk:
         entered = await stack.enter_async_context(self.gate.request(uuid4().hex, key=key))
         return Request(request_id, entered, stack.enter_context(self._spool.folder()))
 
+    async def has_room(self) -> bool:
+        """Whether a request would be let in now, and its files would find room."""
+        return self._spool.has_room and await self.gate.has_room()
+
     def waiting(self, stack: ExitStack) -> None:
         """Count a request as waiting until ``stack`` is closed."""
         self._count_waiting(1)

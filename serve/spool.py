@@ -22,6 +22,8 @@ from .settings import SpoolSettings
 
 _PREFIX = "request-"
 _BLOCK = 1 << 18
+_LEAST_BYTES = 1 << 20
+"""What a request may be expected to want at least."""
 
 
 class Spool:
@@ -55,6 +57,12 @@ class Spool:
             finally:
                 self.give_back(folder.byte_count)
                 shutil.rmtree(place, ignore_errors=True)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a small request would find room, by the books and on the disk."""
+        is_booked_out = self.byte_count + min(_LEAST_BYTES, self._settings.bytes) > self._settings.bytes
+        return not is_booked_out and shutil.disk_usage(self._root).free >= _LEAST_BYTES
 
     def take(self, count: int) -> None:
         """Book ``count`` bytes more. Raises Overloaded where the spool is full."""
@@ -102,7 +110,7 @@ class SpoolFile:
     """A file that is being received: counted and hashed as it grows."""
 
     def __init__(self, folder: SpoolFolder, path: Path, *, limit_bytes: int) -> None:
-        self._folder, self._path, self._limit_bytes = folder, path, limit_bytes
+        self._folder, self._path, self.limit_bytes = folder, path, limit_bytes
         self._file = path.open("wb")
         self._digest = hashlib.sha256()
         self.byte_count = 0
@@ -110,9 +118,9 @@ class SpoolFile:
     def write(self, data: bytes) -> None:
         """Raises InputTooLarge above the file's limit, Overloaded where the spool or its disk is full."""
         self.byte_count += len(data)
-        if self.byte_count > self._limit_bytes:
+        if self.byte_count > self.limit_bytes:
             raise InputTooLarge(
-                f"The file has more than {self._limit_bytes:,} bytes, the most allowed. Send a smaller one."
+                f"The file has more than {self.limit_bytes:,} bytes, the most allowed. Send a smaller one."
             )
         self._folder.book(len(data))
         with room_on_disk():
@@ -127,7 +135,7 @@ class SpoolFile:
     def blob(self) -> Blob:
         """What was received. Raises UnreadableMedia where that is nothing."""
         self.close()
-        return Blob.of(self._path, limit_bytes=self._limit_bytes).with_hash(self._digest.hexdigest())
+        return Blob.of(self._path, limit_bytes=self.limit_bytes).with_hash(self._digest.hexdigest())
 
 
 @contextmanager

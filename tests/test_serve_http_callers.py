@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -47,6 +48,17 @@ async def test_what_is_too_much_is_refused_at_once_with_a_time_to_come_back(serv
         await served.rest()
         assert (await served.client.get("/readyz")).text == "ready\n"
         assert served.meters.added[REJECTED.name, "overloaded_requests"] >= 1
+
+
+async def test_it_is_not_ready_while_files_would_find_no_room(serve, tmp_path, monkeypatch):
+    async with serve(spool={"bytes": 2_000_000, "folder": str(tmp_path / "spool")}) as served:
+        assert (await served.client.get("/readyz")).text == "ready\n"
+        served.desk._spool.take(1_500_000)
+        assert "refused" in problem(await served.client.get("/readyz"), 503, "overloaded")["detail"]
+        served.desk._spool.give_back(1_500_000)
+        assert (await served.client.get("/readyz")).text == "ready\n"
+        monkeypatch.setattr("serve.spool.shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+        assert "refused" in problem(await served.client.get("/readyz"), 503, "overloaded")["detail"]
 
 
 async def test_it_is_not_ready_while_some_kind_of_worker_does_not_run(serve):
@@ -133,8 +145,9 @@ async def test_a_caller_who_goes_away_leaves_nothing_behind(serve, speaking, pat
         except Exception as error:
             assert spec == "2.4", error  # the server is told so by an error, which it raised itself
         await served.rest()  # the folder, the lease and the pipeline, within two seconds
+        await asyncio.sleep(0.1)  # a call is told to stop, as Ray tells it, and nobody waits for that
         frames = speaking.frames
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.2)
         assert speaking.frames == frames, "nothing is drawn for it any more"
         assert frames < 750
         if "stream" in path:

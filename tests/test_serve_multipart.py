@@ -31,6 +31,7 @@ from serve.settings import SpoolSettings
 from serve.spool import Spool, room_on_disk
 
 BOUNDARY = "----edge"
+IMAGE_BYTES = 200_000
 TYPE = f"multipart/form-data; boundary={BOUNDARY}"
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 40
 WAV = b"RIFF\x00\x00\x00\x00WAVEfmt " + bytes(3000)
@@ -86,7 +87,7 @@ def spool(tmp_path):
 
 def received(spool, chunks, *, kind: str | None = TYPE, files=FILES) -> tuple[Form, dict[str, bytes]]:
     with spool.folder() as folder:
-        form = asyncio.run(receive(chunks, kind, folder, files=files, texts=TEXTS))
+        form = asyncio.run(receive(chunks, kind, folder, files=files, texts=TEXTS, image_bytes=IMAGE_BYTES))
         return form, {name: blob.head(10**7) for name, blob in form.files.items()}
 
 
@@ -133,6 +134,15 @@ def test_a_file_above_its_cap_is_refused_after_cap_and_one_chunk(spool):
     with pytest.raises(InputTooLarge, match="50,000"):
         received(spool, chunks, files={"face": 50_000})
     assert chunks.taken <= 50_000 + 4096 + 200
+    assert_empty(spool)
+
+
+@pytest.mark.parametrize("begins", [PNG, b"GIF89a" + bytes(5000)], ids=["a still", "an animation"])
+def test_an_image_may_have_an_images_bytes_alone_also_where_a_video_might_have_more(spool, begins):
+    chunks = Chunks(cut(body(part("face", begins + bytes(900_000))), 4096))
+    with pytest.raises(InputTooLarge, match=f"{IMAGE_BYTES:,}"):
+        received(spool, chunks, files={"face": 800_000})
+    assert chunks.taken <= IMAGE_BYTES + 4096 + 200
     assert_empty(spool)
 
 
@@ -215,7 +225,7 @@ def test_a_misnamed_file_is_refused_before_it_is_read(spool):
 def test_a_file_name_never_touches_the_file_system(spool, filename):
     with spool.folder() as folder:
         chunks = Chunks(cut(body(part("face", PNG, more=f'; filename="{filename}"')), 500))
-        form = asyncio.run(receive(chunks, TYPE, folder, files=FILES, texts=TEXTS))
+        form = asyncio.run(receive(chunks, TYPE, folder, files=FILES, texts=TEXTS, image_bytes=IMAGE_BYTES))
         assert set(form.files) == {"face"} and not form.texts
         assert [path.name for path in folder.place.iterdir()] == ["face"]
         assert [path.name for path in spool._root.iterdir()] == [folder.place.name]
@@ -291,10 +301,21 @@ def test_a_short_file_that_is_no_media_is_refused_at_its_end(spool):
 def test_a_full_spool_refuses_and_gives_back(tmp_path):
     small = Spool(SpoolSettings(folder=str(tmp_path / "small"), bytes=len(PNG) + 100))
     with small.folder() as folder:
-        form = asyncio.run(receive(Chunks([body(part("face", PNG))]), TYPE, folder, files=FILES, texts=TEXTS))
+        form = asyncio.run(
+            receive(Chunks([body(part("face", PNG))]), TYPE, folder, files=FILES, texts=TEXTS, image_bytes=IMAGE_BYTES)
+        )
         assert form.files["face"].byte_count == small.byte_count == len(PNG)
         with small.folder() as other, pytest.raises(Overloaded) as caught:
-            asyncio.run(receive(Chunks(cut(body(part("face", PNG)), 64)), TYPE, other, files=FILES, texts=TEXTS))
+            asyncio.run(
+                receive(
+                    Chunks(cut(body(part("face", PNG)), 64)),
+                    TYPE,
+                    other,
+                    files=FILES,
+                    texts=TEXTS,
+                    image_bytes=IMAGE_BYTES,
+                )
+            )
         assert caught.value.reason == "spool"
         assert small.byte_count == len(PNG), "the refused one has given back what it had"
     assert_empty(small)
@@ -337,7 +358,7 @@ def test_a_caller_who_stops_sending_is_cancelled_and_leaves_nothing(spool):
     async def in_time():
         with spool.folder() as folder:
             async with asyncio.timeout(0.1):
-                await receive(never(), TYPE, folder, files=FILES, texts=TEXTS)
+                await receive(never(), TYPE, folder, files=FILES, texts=TEXTS, image_bytes=IMAGE_BYTES)
 
     with pytest.raises(TimeoutError):
         asyncio.run(in_time())

@@ -6,8 +6,11 @@ Run by test_serve_ray_haproxy.py.
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import httpx
 import pytest
@@ -30,22 +33,25 @@ SEGMENTS = 100
 ENOUGH = SEGMENTS // 2
 
 
-KEY = "the-only-key-there-is"
+KEY, OTHER_KEY = "a-key-of-many-letters", "another-key-of-many-letters"
 ALLOWED = {"authorization": f"Bearer {KEY}"}
+REQUESTS_PER_KEY = 3
 NAMES = ("Ingress", "Preprocessor", "Renderer", "Generator", "Admission")
 
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """Segments of eight frames, two under way for each request, on a device that costs nothing. Wants a key. No process
-    of it may die under any of the tests."""
+    """Segments of eight frames, two under way for each request, on a device that costs nothing. Two replicas take
+    requests in, and want a key. No process of it may die under any of the tests."""
     keys = tmp_path_factory.mktemp("keys") / "keys"
-    keys.write_text(KEY)
+    keys.write_text(f"{KEY}\n{OTHER_KEY}\n")
     args = {
         "tuning": {"window": 2, "segment_frames": [8]},
         "auth": {"mode": "keys", "keys_file": str(keys)},
+        "admission": {"requests_per_key": REQUESTS_PER_KEY},
     }
-    config = configuration(replicas={}, port=free_port(), args=args, stand_in={"batch_s": 0.001})
+    device = {"batch_s": 0.001, "rescues": True}
+    config = configuration(replicas={"Ingress": 2}, port=free_port(), args=args, stand_in=device)
     with running(config) as application:
         before = {name: [p.pid for p in application.replicas(name)] for name in NAMES}
         yield application
@@ -110,3 +116,37 @@ def test_a_reader_that_leaves_stops_its_work(app: Running, client: httpx.Client)
     took_s = max(replica["left_s"] for replica in app.stats("Renderer")) - gone_s
     assert took_s < 2, f"work went on for {took_s:.1f} s"
     assert rendered(app) - before < ENOUGH
+
+
+def test_a_keys_bound_holds_over_the_replicas_that_take_requests_in(app: Running, client: httpx.Client) -> None:
+    url, short = app.url + "/v1/lipsync", {"face": NOISE, "audio": cut_wav(ASSETS / "voice.wav", seconds=0.5)}
+
+    def asked(key: str) -> httpx.Response:
+        headers = {"authorization": f"Bearer {key}"}
+        return httpx.post(url, files=short, data=NOISY, headers=headers, timeout=60, trust_env=False)
+
+    with ExitStack() as held:
+        bodies: list[Iterator[bytes]] = []
+        for _ in range(REQUESTS_PER_KEY):
+            answer = held.enter_context(client.stream("POST", url + "?stream=true", files=FILES, data=NOISY))
+            bodies.append(answer.iter_raw(1 << 16))  # one that is let go of closes its answer
+            next(bodies[-1])
+        with ThreadPoolExecutor(8) as pool:  # at once, so that both replicas are asked
+            refused = list(pool.map(lambda _: asked(KEY), range(8)))
+        assert asked(OTHER_KEY).status_code == 200
+    assert [(answer.status_code, answer.json()["error"]) for answer in refused] == [(429, "overloaded")] * 8
+    assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
+    ids = {answer.headers["x-request-id"] for answer in refused}
+    told = {line["replica"] for line in app.logged("Ingress") if any(one in line["message"] for one in ids)}
+    assert len(told) == 2, "one of them was never asked"
+
+
+def test_what_a_device_was_rescued_from_is_exported(app: Running, client: httpx.Client) -> None:
+    def found() -> list[str]:
+        text = client.get(app.url + "/metrics").raise_for_status().text
+        return re.findall(r"^ray_lipsync_(?:oom|nonfinite)_total\{.*\} 1\.0$", text, re.MULTILINE)
+
+    end_s = time.monotonic() + 40
+    while len(found()) < 2:
+        assert time.monotonic() < end_s, "never exported"
+        time.sleep(0.5)

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from functools import partial
 from types import SimpleNamespace
 
 import jsonschema
@@ -12,14 +13,16 @@ import ray
 from benchmarks.stand_in_generator import FixedCostDevice
 from lipsync.core import Claim
 from lipsync.errors import DetectorUnavailable, EngineError, Overloaded
+from lipsync.flow import call
 from serve import app as app_module
 from serve.description import describe
 from serve.gate import Gate
 from serve.generator import Generator
 from serve.niceness import give_way
 from serve.preprocessor import Preprocessor
+from serve.renderer import Renderer
 from serve.settings import AdmissionSettings, AuthSettings, GeneratorSettings, Settings
-from tests.serve_fakes import FakeBooks
+from tests.serve_fakes import FakeBooks, LocalHandle
 
 SETTINGS = Settings(auth=AuthSettings(mode="off"), generator=GeneratorSettings(stuck_after_s=0.05))
 CROP, MEL = np.zeros((1, 96, 96, 3), np.uint8), np.zeros((80, 16), np.float32)
@@ -30,7 +33,7 @@ class Device(FixedCostDevice):
     """A device that draws when it is let, and may be lost for good."""
 
     def __init__(self):
-        super().__init__(0.0, 8, fails_once=None)
+        super().__init__(0.0, 8)
         self.may_draw, self.fails = threading.Event(), False
 
     def draw(self, frames):
@@ -76,6 +79,22 @@ async def test_a_device_that_is_stuck_fails_the_health_check_and_one_that_is_qui
     device.may_draw.set()
     await asked
     generator.check_health()
+
+
+@pytest.mark.parametrize("kind", [Preprocessor, lambda settings: Renderer(settings, LocalHandle(None))])
+async def test_a_thread_that_never_comes_back_fails_the_health_check_once_no_request_can_wait_for_it(kind):
+    replica, back = kind(SETTINGS.model_copy(update={"deadline_s": 0.1})), threading.Event()
+    replica.check_health()
+    hanging = asyncio.create_task(call(replica._stages._threads, partial(back.wait, 10)))
+    await asyncio.sleep(0.02)
+    replica.check_health()
+    await asyncio.sleep(0.15)
+    with pytest.raises(EngineError, match="replacing"):
+        replica.check_health()
+    back.set()
+    await hanging
+    replica.check_health()
+    replica._stages.close()
 
 
 async def test_a_model_is_described_as_the_api_says(generator):
