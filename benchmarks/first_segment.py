@@ -7,6 +7,7 @@ import time
 from contextlib import aclosing
 from functools import cache
 
+import numpy as np
 import torch
 
 from lipsync.faces.track import Tracker
@@ -41,8 +42,8 @@ async def _stages_s(job: Job, stages: LocalStages) -> float:
     tracker = Tracker(len(looked_at), (face.width, face.height), face.index, job.options)
     async with aclosing(stages.detect(job, face, [looked_at])) as found:
         async for detections in found:
-            tracker.feed(detections)
-    boxes = tracker.finish()
+            boxes = tracker.feed(detections)
+    boxes = np.concatenate([boxes, tracker.finish()])
     cutter = SegmentCutter(timeline, face.index, tuning=Tuning(), longest=128)
     segment = next(iter(cutter.cut(heard.frames_heard, total=heard.frame_count, columns=None)))
     task = heard.task(segment, boxes[segment.source_frames])

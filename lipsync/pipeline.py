@@ -42,9 +42,9 @@ class Job:
     priority: int = 0
 
 
-_HEAD_START_S = 0.1
-"""Enough for the first segment to reach the generator before the others; a busy device may take longer to draw it, and
-then they wait no more."""
+_HEAD_START_S = 0.25
+"""Enough for the first segment to be drawn and encoded before the others want the same cores; where everything is busy
+it takes longer, and then they wait no more."""
 
 
 class Stages(Protocol):
