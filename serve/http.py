@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack, aclosing
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -153,9 +153,8 @@ class Http:
         kind = http.headers.get("content-type")
         with ExitStack() as stack:
             self._desk.waiting(stack)
-            received = receive(
-                http.stream(), kind, request.folder, files=allowed, texts=TEXTS, image_bytes=limits.image_bytes
-            )
+            body = _moving(http.stream(), within_s=self._settings.upload_stall_s)
+            received = receive(body, kind, request.folder, files=allowed, texts=TEXTS, image_bytes=limits.image_bytes)
             try:
                 form = await self._desk.in_time(request, received)
             except ClientDisconnect as error:
@@ -207,6 +206,23 @@ class Http:
             self._keys.check(http.headers.get("authorization"))
             return PlainTextResponse(await gather(), media_type="text/plain; version=0.0.4")
         return answering.response
+
+
+async def _moving(body: AsyncGenerator[bytes, None], *, within_s: float) -> AsyncGenerator[bytes, None]:
+    """The same pieces. Raises MalformedRequest where the next one does not come in time: a place at the service's is
+    not held by who sends nothing."""
+    async with aclosing(body):
+        while True:
+            try:
+                async with asyncio.timeout(within_s):
+                    data = await anext(body, None)
+            except TimeoutError as error:
+                raise MalformedRequest(
+                    f"Nothing of the body came for {within_s:g} s. Send it again, without a pause."
+                ) from error
+            if data is None:
+                return
+            yield data
 
 
 class _Answering:

@@ -120,6 +120,7 @@ class Settings(_Strict):
     yunet_path: str | None = Field(None, description="path of YuNet's weights; none: what was pulled, if anything")
     s3fd_path: str | None = Field(None, description="path of S3FD's weights; Preprocessors then need a share of a GPU")
     deadline_s: float = Field(840.0, gt=0, description="a request that takes longer is ended")
+    upload_stall_s: float = Field(30.0, gt=0, description="an upload of which nothing comes for so long is ended")
     result_bytes: int = Field(2_000_000_000, ge=1, description="largest result")
     tries: int = Field(3, ge=1, description="how often a piece of work is given out while workers die under it")
     segments: int = Field(

@@ -305,6 +305,21 @@ async def test_a_request_that_takes_too_long_ends_with_words(serve, speaking):
         problem(await served.post(data=BOX), 504, "deadline_exceeded")
 
 
+async def test_an_upload_that_stands_still_does_not_keep_its_place(serve):
+    async def with_pauses(pause_s):
+        yield b"--x\r\n"
+        for name in ("crf", "preset", "fps", "pads", "crf"):
+            await asyncio.sleep(pause_s)
+            yield f'Content-Disposition: form-data; name="{name}"\r\n\r\n2\r\n--x\r\n'.encode()
+
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    async with serve(upload_stall_s=0.2) as served:
+        still = await served.client.post("/v1/lipsync", content=with_pauses(30), headers=headers)
+        assert "0.2 s" in problem(still, 400, "malformed_request")["detail"]
+        slow = await served.client.post("/v1/lipsync", content=with_pauses(0.08), headers=headers)
+        assert "twice" in problem(slow, 400, "malformed_request")["detail"], "slow is not still"
+
+
 async def test_an_upload_that_takes_too_long_ends_too(serve):
     async def slowly():
         yield b"--x\r\n"
