@@ -270,6 +270,13 @@ def test_what_goes_before_rays_proxy_is_what_ray_takes_and_make_serve_has_it_too
     assert f"{name}={NODE_SETTINGS[name]}\n" in (ROOT / "Makefile").read_text()
 
 
+def test_make_serve_behind_haproxy_runs_as_the_manifests_do() -> None:
+    said = subprocess.run(
+        ["make", "--dry-run", "serve", "PROXY=haproxy"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert {f"{name}={value}" for name, value in NODE_SETTINGS.items()} <= set(said.split())
+
+
 # --- security: each of these is a line of the checklist in docs/operations.md ----------------------------------------
 
 
