@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -307,6 +308,12 @@ def test_security_every_volume_that_is_written_to_is_bounded() -> None:
         assert {"/tmp", "/cache", "/dev/shm"} <= mounted
 
 
+def test_security_compose_bounds_what_it_keeps_in_memory_and_prometheus_its_disk() -> None:
+    services = read("cluster/compose.yaml")["services"]
+    assert all("size=" in mount for service in services.values() for mount in service.get("tmpfs", []))
+    assert any(option.startswith("--storage.tsdb.retention.size=") for option in services["prometheus"]["command"])
+
+
 def test_what_is_compiled_fits_where_it_is_kept() -> None:
     args = read("cluster/serve_config.yaml")["applications"][0]["args"]
     most_bytes = Settings.model_validate(args).generator.compile_cache_bytes
@@ -399,9 +406,12 @@ def test_security_pods_that_open_media_reach_nothing_outside_the_cluster() -> No
                 {
                     "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}},
                     "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}},
-                }
+                },
+                {"ipBlock": {"cidr": "169.254.20.10/32"}},  # link-local: the node's own cache of the name server
             ],
         ]
+        names = [policy["egress"][1]["ports"] for policy in applying if "Egress" in policy["policyTypes"]]
+        assert names == [[{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]]
         assert pods()[group]["automountServiceAccountToken"] is False
         assert not {8000, 8265} & _ports_from_outside(applying), "callers come in elsewhere"
     services = read("cluster/compose.yaml")
@@ -465,6 +475,18 @@ def test_security_checkpoints_are_mounted_read_only_and_not_in_the_image() -> No
     assert "./weights:/weights:ro" in read("cluster/compose.yaml")["services"]["worker"]["volumes"]
     copied = re.findall(r"^COPY (?:--\S+ )?(.*)$", (CLUSTER / "Dockerfile").read_text(), re.MULTILINE)
     assert not [line for line in copied if re.search(r"weights|\.pth|\.pt\b|\.safetensors", line)]
+
+
+def test_what_the_image_copies_is_not_kept_from_docker() -> None:
+    patterns = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and line[0] != "#"]
+    assert not [pattern for pattern in patterns if pattern.startswith("!")], "exceptions are not looked at here"
+    copied = re.findall(r"^COPY (?!--from)(.*) \S+$", (CLUSTER / "Dockerfile").read_text(), re.MULTILINE)
+    sources = {source for line in copied for source in line.split()}
+    assert len(sources) > 5
+    for source in sources:
+        assert (ROOT / source).exists(), source
+        above = [source, *map(str, Path(source).parents)]
+        assert not [name for name in above for pattern in patterns if fnmatch(name, pattern)], source
 
 
 def test_security_no_secret_is_written_into_a_manifest() -> None:

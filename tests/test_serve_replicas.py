@@ -137,6 +137,16 @@ def test_generators_are_given_gpus_where_the_cluster_has_them_or_the_settings_sa
     assert composed == {"device": device, "num_gpus": 0.5 if device == "cuda" else 0}
 
 
+@pytest.mark.parametrize(("num_gpus", "num_cpus"), [(1, 0), (0.25, 0), (0, 1)])
+def test_a_generator_with_a_gpu_asks_for_no_core_that_a_renderer_could_take_while_it_restarts(num_gpus, num_cpus):
+    application = app_module.compose(SETTINGS, device="cpu", num_gpus=num_gpus)
+    _, _, renderer, generator, _ = application._bound_deployment.init_args
+    assert generator._bound_deployment.name == "Generator"
+    assert renderer._bound_deployment.init_args[1] is generator
+    options = generator._bound_deployment.ray_actor_options
+    assert (options["num_gpus"], options["num_cpus"]) == (num_gpus, num_cpus)
+
+
 def test_s3fd_without_a_share_of_a_gpu_is_refused_at_the_start(monkeypatch):
     monkeypatch.setattr(ray, "get_gpu_ids", list)
     with pytest.raises(DetectorUnavailable, match="num_gpus"):
