@@ -27,7 +27,7 @@ chaos: $(STAMP)               ## break a cluster of its own for half an hour, an
 	$(BIN)/python -m cluster.chaos --json docs/benchmarks/chaos.json $(CHAOS)
 
 cluster-demo: $(STAMP)        ## three nodes on this machine, load, a Prometheus, the dashboard drawn: five minutes
-	$(BIN)/python -m cluster.demo --picture cluster-demo.png $(CLUSTER_DEMO)
+	$(BIN)/python -m cluster.demo --picture cluster-demo.png --json docs/benchmarks/cluster_demo.json $(CLUSTER_DEMO)
 
 soak: $(STAMP)                ## keep a cluster of its own busy for half an hour; nothing may grow
 	$(BIN)/python -m cluster.soak --json docs/benchmarks/soak.json --chart docs/images/soak.png $(SOAK)

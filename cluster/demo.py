@@ -1,6 +1,6 @@
 """A cluster of three nodes on this machine: the application, four minutes of mixed load on it, and a Prometheus.
 
-    python -m cluster.demo --picture cluster-demo.png [--keep]
+    python -m cluster.demo --picture cluster-demo.png --json docs/benchmarks/cluster_demo.json [--keep]
 
 Every query of the dashboard is put to the Prometheus, and what each panel shows is drawn. Wants Prometheus
 (``apt-get install prometheus``). ``--keep`` leaves everything running until Ctrl-C.
@@ -9,6 +9,7 @@ Every query of the dashboard is put to the Prometheus, and what each panel shows
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import random
 import shutil
@@ -26,6 +27,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.__main__ import machine
 from benchmarks.serving_cluster import Running, free_port, running
 from benchmarks.serving_media import ASSETS, cut_wav, scaled_jpeg
 from cluster.dashboard import panels
@@ -89,16 +91,26 @@ def load(app: Running, seen: Counter[str]) -> None:
     time.sleep(15)  # the last reports
 
 
-def answered(server: Prometheus) -> tuple[Table, list[str]]:
-    """How many of each panel's queries have a number to show, and the panels that should and have not."""
-    table, missing = Table("panel", "queries", "answered", title="The dashboard's queries"), []
+def asked(server: Prometheus) -> list[dict[str, Any]]:
+    """For each panel, how many of its queries have a number to show; ``wants``: what a machine may lack for it."""
+    rows = []
     for panel in panels():
         found = [any(_numbers(server.query(query))) for query, _ in panel.queries]
-        said = f"{sum(found)}" if all(found) or not panel.wants else f"{sum(found)} (wants a {panel.wants})"
-        table.add_row(panel.title, str(len(found)), said)
-        if not all(found) and not panel.wants:
-            missing.append(panel.title)
-    return table, missing
+        rows.append({"panel": panel.title, "queries": len(found), "answered": sum(found), "wants": panel.wants})
+    return rows
+
+
+def missing(rows: list[dict[str, Any]]) -> list[str]:
+    """The panels that should have all their numbers and have not."""
+    return [row["panel"] for row in rows if row["answered"] < row["queries"] and not row["wants"]]
+
+
+def table(rows: list[dict[str, Any]]) -> Table:
+    made = Table("panel", "queries", "answered", title="The dashboard's queries")
+    for row in rows:
+        lacks = f" (wants a {row['wants']})" if row["answered"] < row["queries"] and row["wants"] else ""
+        made.add_row(row["panel"], str(row["queries"]), f"{row['answered']}{lacks}")
+    return made
 
 
 def _numbers(samples: list[dict[str, Any]]) -> list[bool]:
@@ -109,6 +121,7 @@ def main() -> int:
     """0 where every panel that this machine can fill has data."""
     parser = argparse.ArgumentParser(prog="python -m cluster.demo", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--picture", type=Path, default=Path("cluster-demo.png"), help="where the panels are drawn")
+    parser.add_argument("--json", type=Path, help="where the table goes")
     parser.add_argument("--keep", action="store_true", help="go on running until Ctrl-C")
     options = parser.parse_args()
     console = Console()
@@ -116,6 +129,7 @@ def main() -> int:
         console.print("Prometheus is not installed: apt-get install prometheus")
         return 1
     seen: Counter[str] = Counter()
+    on = machine()
     console.print(f"Starting a head and {WORKERS} worker nodes on this machine …")
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -125,8 +139,12 @@ def main() -> int:
         console.print(f"The application: {app.url}   Prometheus: {server.url}   {MINUTES:g} minutes of load …")
         load(app, seen)
         console.print("Answers by status:", dict(sorted(seen.items())))
-        table, missing = answered(server)
-        console.print(table)
+        rows = asked(server)
+        console.print(table(rows))
+        if options.json is not None:
+            written = {"machine": on, "date": time.strftime("%Y-%m-%d"), "nodes": WORKERS + 1}
+            written |= {"answers": dict(sorted(seen.items())), "panels": rows}
+            options.json.write_text(json.dumps(written, indent=1) + "\n")
         command = [sys.executable, "-m", "cluster.plot_dashboard", server.url, str(options.picture.absolute())]
         subprocess.run([*command, "--minutes", str(MINUTES + 0.5)], cwd=ROOT, check=True)
         console.print(f"Drawn: {options.picture}")
@@ -136,9 +154,9 @@ def main() -> int:
                 threading.Event().wait()
             except KeyboardInterrupt:
                 console.print("Ending.")
-    if missing:
-        console.print(f"No data: {', '.join(missing)}")
-    return 1 if missing or any(status.startswith("5") and status != "503" for status in seen) else 0
+    if empty := missing(rows):
+        console.print(f"No data: {', '.join(empty)}")
+    return 1 if empty or any(status.startswith("5") and status != "503" for status in seen) else 0
 
 
 if __name__ == "__main__":

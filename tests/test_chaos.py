@@ -20,6 +20,7 @@ from cluster.breaking import FAULTS, CannotBreak, Fault
 from cluster.traffic import Failure
 
 ROOT = Path(__file__).resolve().parents[1]
+RUNBOOK = (ROOT / "docs/operations.md").read_text()
 SLACK = 2.0
 """The machine that runs the tests may be busy with others; the committed log has none."""
 
@@ -146,7 +147,9 @@ def test_in_the_committed_log_everything_was_broken_as_often_as_promised_and_nob
     replicas_s = max(worst_s[name] for name in REPLICA_KINDS)
     told = f"{log['requests']} requests, all answered right, none hung; replicas replaced within {replicas_s} s"
     told += f", nodes within {worst_s['node']} s. {len(log['helped'])} needed the client's next attempt"
-    assert told in (ROOT / "docs/operations.md").read_text()
+    assert told in RUNBOOK
+    died = [log["faults"][name]["in_mid_work"] for name in ("Preprocessor", "Renderer", "Generator")]
+    assert f"{died[0]} of 20 Preprocessors, {died[1]} Renderers and {died[2]} Generators died under" in RUNBOOK
 
 
 # ---------------------------------------------------------------- in earnest
