@@ -10,7 +10,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from ray.serve.schema import (
     ServeDeploySchema,
 )
 
+from serve.app import build
 from serve.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -308,10 +308,60 @@ def test_security_every_volume_that_is_written_to_is_bounded() -> None:
         assert {"/tmp", "/cache", "/dev/shm"} <= mounted
 
 
-def test_security_compose_bounds_what_it_keeps_in_memory_and_prometheus_its_disk() -> None:
+def test_security_compose_bounds_all_that_is_written_but_two_volumes_that_the_page_names() -> None:
+    compose = read("cluster/compose.yaml")
+    services = compose["services"]
+    for name, service in services.items():
+        assert all("size=" in mount for mount in service.get("tmpfs", [])), name
+        assert service["logging"] == {"driver": "local"}, name
+    mounted = [str(mount).split(":") for service in services.values() for mount in service.get("volumes", [])]
+    written = {source for source, _, *how in mounted if how != ["ro"]}
+    assert written == set(compose["volumes"]), "all else is read-only"
+    bounded = {"spool", "redis", "prometheus"}
+    assert any("--storage.tsdb.retention.size=" in option for option in services["prometheus"]["command"])
+    assert "--maxmemory " in services["redis"]["command"][-1]
+    page = (ROOT / "docs/operations.md").read_text()
+    (line,) = re.findall(r"^\| Uploads and the spool are bounded .*?\|", page, re.MULTILINE)
+    assert set(re.findall(r"`([\w-]+)`", line)) == written - bounded
+
+
+def test_redis_keeps_to_less_than_the_memory_and_the_claim_it_has() -> None:
+    """A file that is being written anew lies beside the old one and what came meanwhile; the process doubles for it."""
+    stateful = document("StatefulSet", "lipsync-redis")["spec"]
+    (container,) = stateful["template"]["spec"]["containers"]
+    commands = [container["command"][-1], read("cluster/compose.yaml")["services"]["redis"]["command"][-1]]
+    (most_mb,) = {int(re.findall(r"--maxmemory (\d+)mb ", command)[0]) for command in commands}
+    assert 2 * most_mb <= int(container["resources"]["limits"]["memory"].removesuffix("Mi"))
+    (claim,) = stateful["volumeClaimTemplates"]
+    assert 3 * most_mb < 1024 * int(claim["spec"]["resources"]["requests"]["storage"].removesuffix("Gi"))
+
+
+def test_the_page_says_what_compose_needs_of_a_machine() -> None:
+    page = " ".join((ROOT / "docs/operations.md").read_text().split())
+    (application,) = read("cluster/serve_config.yaml")["applications"]
+    entries = {entry["name"]: entry for entry in application["deployments"]}
     services = read("cluster/compose.yaml")["services"]
-    assert all("size=" in mount for service in services.values() for mount in service.get("tmpfs", []))
-    assert any(option.startswith("--storage.tsdb.retention.size=") for option in services["prometheus"]["command"])
+    assert "--num-cpus=0" in services["head"]["command"][-1]
+    assert not any("--num-cpus" in word for word in services["worker"]["command"]), "as many as the machine has"
+
+    settings = Settings.model_validate(application["args"])
+    on_cpu = settings.model_copy(update={"generator": settings.generator.model_copy(update={"device": "cpu"})})
+    _, _, _, generator, _ = build(on_cpu)._bound_deployment.init_args
+    cores = generator._bound_deployment.ray_actor_options["num_cpus"]
+    for name in ("Preprocessor", "Renderer"):
+        cores += entries[name]["ray_actor_options"]["num_cpus"] * entries[name]["autoscaling_config"]["min_replicas"]
+    assert cores == 3
+    assert "the smallest application takes three cores of Ray's" in page
+
+    commands = " ".join(" ".join(services[name]["command"]) for name in ("head", "worker"))
+    stores_gb = sum(int(size) for size in re.findall(r"--object-store-memory=(\d+)", commands)) / 1e9
+    mounts = " ".join(mount for service in services.values() for mount in service.get("tmpfs", []))
+    files_gb = sum(int(size) for size in re.findall(r"size=(\d+)g", mounts))
+    assert f"what lies in memory as files is {stores_gb + files_gb:.0f} GB at the very most" in page
+
+    spool_gb = settings.spool.bytes * entries["Ingress"]["autoscaling_config"]["max_replicas"] / 1e9
+    assert f"{spool_gb:.0f} GB of uploads and results at the very most" in page
+    assert f"{spool_gb:.0f} GB with the most of them" in (CLUSTER / "compose.yaml").read_text()
 
 
 def test_what_is_compiled_fits_where_it_is_kept() -> None:
@@ -405,7 +455,11 @@ def test_security_pods_that_open_media_reach_nothing_outside_the_cluster() -> No
             [
                 {
                     "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}},
-                    "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}},
+                    "podSelector": {
+                        "matchExpressions": [
+                            {"key": "k8s-app", "operator": "In", "values": ["kube-dns", "node-local-dns"]}
+                        ]
+                    },
                 },
                 {"ipBlock": {"cidr": "169.254.20.10/32"}},  # link-local: the node's own cache of the name server
             ],
@@ -459,6 +513,7 @@ def test_security_rays_own_ports_want_a_token_and_are_not_published() -> None:
     assert published == {"head": ["127.0.0.1:8000:8000"], "grafana": ["127.0.0.1:3000:3000"]}
     by_hand = read("cluster/ray-cluster.yaml")
     assert "--env=RAY_AUTH_MODE=token" in by_hand["docker"]["run_options"]
+    assert set(by_hand["provider"]["security_group"]) == {"GroupName"}, "no rules beside Ray's own"
     for commands in (by_hand["head_start_ray_commands"], [" ".join(services["head"]["command"])]):
         assert any("--dashboard-host=127.0.0.1" in command for command in commands)
 
@@ -477,16 +532,40 @@ def test_security_checkpoints_are_mounted_read_only_and_not_in_the_image() -> No
     assert not [line for line in copied if re.search(r"weights|\.pth|\.pt\b|\.safetensors", line)]
 
 
+def kept_from_docker(path: str, patterns: list[str]) -> bool:
+    """As Docker reads .dockerignore: the last pattern that fits the path, or a folder above it, decides."""
+    kept = False
+    for pattern in patterns:
+        parts = re.split(r"(\*\*/|\*\*|\*|\?)", pattern.removeprefix("!").strip("/"))
+        meant = {"**/": "(.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+        expression = "".join(meant.get(part) or re.escape(part) for part in parts)
+        if re.fullmatch(f"{expression}(/.*)?", path):
+            kept = not pattern.startswith("!")
+    return kept
+
+
+def test_patterns_are_read_as_docker_reads_them() -> None:
+    for pattern in ("lipsync", "/lipsync", "lipsync/", "lipsync/assets", "**/*.jpg", "lip*", "lipsync/**", "*/assets"):
+        assert kept_from_docker("lipsync/assets/face.jpg", [pattern]), pattern
+        assert not kept_from_docker("lipsync/assets/face.jpg", [pattern, "!lipsync/assets"]), pattern
+    for pattern in ("assets", "*.jpg", "lipsyn", "lipsync/*.jpg", "**/face"):
+        assert not kept_from_docker("lipsync/assets/face.jpg", [pattern]), pattern
+
+
 def test_what_the_image_copies_is_not_kept_from_docker() -> None:
-    patterns = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and line[0] != "#"]
-    assert not [pattern for pattern in patterns if pattern.startswith("!")], "exceptions are not looked at here"
-    copied = re.findall(r"^COPY (?!--from)(.*) \S+$", (CLUSTER / "Dockerfile").read_text(), re.MULTILINE)
-    sources = {source for line in copied for source in line.split()}
+    lines = [line.strip() for line in (ROOT / ".dockerignore").read_text().splitlines()]
+    patterns = [line for line in lines if line and not line.startswith("#")]
+    assert not [pattern for pattern in patterns if set(pattern) & set("[]\\")], "these are not understood here"
+    instructions = (CLUSTER / "Dockerfile").read_text().replace("\\\n", " ")
+    copied = re.findall(r"^(?:COPY|ADD) +(?!--from)((?:--\S+ +)*)(.*) \S+$", instructions, re.MULTILINE)
+    sources = {source.rstrip("/") for _, line in copied for source in line.split()}
     assert len(sources) > 5
     for source in sources:
         assert (ROOT / source).exists(), source
-        above = [source, *map(str, Path(source).parents)]
-        assert not [name for name in above for pattern in patterns if fnmatch(name, pattern)], source
+        files = [path for path in (ROOT / source).rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+        for path in files or [ROOT / source]:
+            name = path.relative_to(ROOT).as_posix()
+            assert not kept_from_docker(name, patterns), name
 
 
 def test_security_no_secret_is_written_into_a_manifest() -> None:
@@ -605,6 +684,10 @@ def test_no_renderer_can_take_the_core_of_a_generator_that_restarts() -> None:
     (container,) = pods()["gpu"]["containers"]
     assert int(group["rayStartParams"]["num-cpus"]) == int(container["resources"]["limits"]["cpu"]) - 1
     assert read("cluster/ray-cluster.yaml")["available_node_types"]["gpu"]["resources"] == {"CPU": 15, "GPU": 1}
+    for name in ("serve_config.yaml", "cluster/serve_config.yaml"):
+        (application,) = read(name)["applications"]
+        (generator,) = (entry for entry in application["deployments"] if entry["name"] == "Generator")
+        assert "ray_actor_options" not in generator, "they would take the place of those that serve/app.py gives"
 
 
 def test_an_old_cluster_stays_until_its_requests_have_ended() -> None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+import shlex
+import shutil
+import subprocess
 from pathlib import Path
 
 import yaml
+from ray.scripts.scripts import attach
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs/operations.md").read_text()
@@ -48,6 +52,26 @@ def test_settings_named_for_turning_exist() -> None:
             last = named.rsplit(".", 1)[-1]
             if not last.startswith(("overloaded_", "RAY_")) and last not in {"cpu", "decode", "detect", "encode"}:
                 assert last in known, named
+
+
+def test_the_command_that_gives_alerts_an_address_does_and_leaves_the_rules_own_tests_true(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "cluster/prometheus", tmp_path / "cluster/prometheus")
+    (command,) = re.findall(r"`(sed -i [^`]* cluster/prometheus/\S+)`", section("Watching it"))
+    subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True)
+    place = tmp_path / "cluster/prometheus"
+    given = re.findall(r"runbook_url: (\S+)", (place / "rules.yaml").read_text())
+    assert given and all(re.fullmatch(r"https://YOURS/docs/operations\.md#lipsync\w+", url) for url in given)
+    assert set(re.findall(r"runbook_url: (\S+)", (place / "rules_test.yaml").read_text())) == set(given)
+
+
+def test_the_way_in_that_the_page_tells_is_one_that_ray_knows_and_the_port_is_the_applications() -> None:
+    (command,) = re.findall(r"`ray attach ([^`]*)`", PAGE)
+    manifest, option, port = shlex.split(command)
+    assert (ROOT / manifest).exists()
+    assert option in {name for parameter in attach.params for name in parameter.opts}
+    config = yaml.safe_load((ROOT / "cluster/serve_config.yaml").read_text())
+    assert int(port) == config["http_options"]["port"]
+    assert config["applications"][0]["args"]["auth"]["mode"] == "keys", "who finds the port open needs a key"
 
 
 def _read(name: str) -> object:
