@@ -60,7 +60,10 @@ class Running:
     def logged(self, name: str) -> list[dict[str, Any]]:
         """What one deployment's replicas have logged."""
         logs = Path(self.cluster.head_node.get_logs_dir_path(), "serve").glob(f"replica_lipsync_{name}_*.log")
-        return [json.loads(line) for log in logs for line in log.read_text().splitlines() if line.startswith("{")]
+        lines = (line for log in logs for line in log.read_text().splitlines(keepends=True))
+        return [
+            json.loads(line) for line in lines if line.startswith("{") and line.endswith("}\n")
+        ]  # some is half there
 
     def done_again(self) -> Counter[str]:
         """How often a piece of work was given out again because it failed, by the replica's method."""

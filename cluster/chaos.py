@@ -41,6 +41,10 @@ from lipsync.client import Retries
 
 MIX = "short=3,short-stream=1,video=2"
 CALLERS = 3
+PREPARING, RENDERING = {"open", "measure", "voice", "detect"}, {"render"}
+ANY = PREPARING | RENDERING
+WORK = {"Preprocessor": PREPARING, "Renderer": RENDERING, "Generator": RENDERING}
+"""What breaks off where a replica dies at work, by its kind: calls as Ingresses make them."""
 ATTEMPTS = Retries().attempts
 """As any caller of the client has them."""
 REQUEST_TIMEOUT_S = 120.0
@@ -213,7 +217,7 @@ def _results(
         faults[name] = {
             "times": len(of_kind),
             "in_time": sum(one["is_in_time"] for one in of_kind),
-            "in_mid_work": sum(bool(one["pieces_done_again"]) for one in of_kind),
+            "in_mid_work": sum(any(map(WORK.get(name, ANY).__contains__, one["pieces_done_again"])) for one in of_kind),
             "replaced_s": percentiles(one["replaced_s"] for one in of_kind if one["replaced_s"] is not None),
             "answered_again_s": percentiles(
                 one["answered_again_s"] for one in of_kind if one["answered_again_s"] is not None

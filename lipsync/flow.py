@@ -19,11 +19,14 @@ B = TypeVar("B")
 class Ahead(Generic[B]):
     """An async iterator whose source is driven by a task of its own, at most ``ahead`` items in front of the consumer.
 
+    ``rests``: once that far in front, the source is driven again when half of them are taken, and not for each.
     Errors of the source are raised to the consumer in their place. ``aclose`` cancels the task and waits for it.
     """
 
-    def __init__(self, source: AsyncGenerator[B, None], *, ahead: int) -> None:
+    def __init__(self, source: AsyncGenerator[B, None], *, ahead: int, rests: bool = False) -> None:
         self._queue: asyncio.Queue[B] = asyncio.Queue(maxsize=ahead)
+        self._goes_on_at = ahead // 2 if rests else ahead
+        self._goes_on = asyncio.Event()
         self._task = asyncio.create_task(self._drive(source))
         self._has_ended = False
 
@@ -31,6 +34,9 @@ class Ahead(Generic[B]):
         async with aclosing(source):
             async for item in source:
                 await self._queue.put(item)
+                if self._queue.full() and self._goes_on_at < self._queue.maxsize:
+                    self._goes_on.clear()
+                    await self._goes_on.wait()
 
     def __aiter__(self) -> Ahead[B]:
         return self
@@ -44,10 +50,15 @@ class Ahead(Generic[B]):
                 if not getting.done():
                     getting.cancel()
             if getting.done() and not getting.cancelled():
-                return getting.result()
+                return self._taken(getting.result())
         if not self._queue.empty():
-            return self._queue.get_nowait()
+            return self._taken(self._queue.get_nowait())
         return self._end()
+
+    def _taken(self, item: B) -> B:
+        if self._queue.qsize() <= self._goes_on_at:
+            self._goes_on.set()
+        return item
 
     def _end(self) -> NoReturn:
         """The source has ended: raise its error, once, or StopAsyncIteration."""
@@ -61,6 +72,9 @@ class Ahead(Generic[B]):
     async def aclose(self) -> None:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
+
+
+_LONG_AHEAD = 8
 
 
 class _Window:
@@ -92,8 +106,10 @@ async def in_order(
     """Start a worker per run, several at once, and yield what they make in the runs' order.
 
     ``start(run)`` yields one item per member of its run. At most ``window`` items are under way or waiting to be
-    taken. The first run is ``head_start_s`` ahead of the others, or as far as its first item. The first error, in
-    order, ends it; closing the iterator closes every worker.
+    taken; of a longer run, which one worker makes alone, twice as many or eight. Where such a run had to wait it goes
+    on for half of that at once: its worker may have given up meanwhile, and begin with what it had done. The first run
+    is ``head_start_s`` ahead of the others, or as far as its first item. The first error, in order, ends it; closing
+    the iterator closes every worker.
     """
     room, has_come = _Window(window), asyncio.Event()
     flights: set[Ahead[B]] = set()
@@ -103,7 +119,8 @@ async def in_order(
         async with aclosing(runs):
             async for run in runs:
                 await room.take(len(run))
-                flight = Ahead(start(run), ahead=window)
+                is_long = len(run) > window
+                flight = Ahead(start(run), ahead=max(2 * window, _LONG_AHEAD) if is_long else window, rests=is_long)
                 flights.add(flight)
                 yield flight
                 if is_first and head_start_s:

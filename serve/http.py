@@ -154,7 +154,7 @@ class Http:
         with ExitStack() as stack:
             self._desk.waiting(stack)
             body = _moving(http.stream(), within_s=self._settings.upload_stall_s)
-            received = receive(body, kind, request.folder, files=allowed, texts=TEXTS, image_bytes=limits.image_bytes)
+            received = receive(body, kind, request.folder, files=allowed, texts=TEXTS, limits=limits)
             try:
                 form = await self._desk.in_time(request, received)
             except ClientDisconnect as error:

@@ -11,8 +11,9 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser
 
 from lipsync.errors import InputTooLarge, MalformedRequest
-from lipsync.media.sniff import HEAD_BYTES, sniff
+from lipsync.media.sniff import HEAD_BYTES, SOUND, ContentType, sniff
 from lipsync.media.source import Blob
+from lipsync.options import Limits
 
 from .spool import SpoolFile, SpoolFolder
 
@@ -44,15 +45,15 @@ async def receive(
     *,
     files: Mapping[str, int],
     texts: Collection[str],
-    image_bytes: int,
+    limits: Limits,
 ) -> Form:
     """Read a multipart/form-data body. ``files`` names the file parts and the most bytes of each, ``texts`` the others;
-    a file that begins as an image may have ``image_bytes`` at most.
+    a file that begins as an image or as sound alone may have that kind's bytes of ``limits`` at most.
 
     Raises MalformedRequest, InputTooLarge while reading, UnsupportedMedia and UnreadableMedia once a file's first bytes
     are here, Overloaded where the spool is full.
     """
-    form = _Receiver(folder, files, texts, image_bytes)
+    form = _Receiver(folder, files, texts, limits)
     left_bytes = most_bytes(files)
     try:
         parser = MultipartParser(_boundary(content_type), form.callbacks())
@@ -83,8 +84,8 @@ def _boundary(content_type: str | None) -> bytes:
 class _Receiver:
     """The parser's callbacks. An error is kept and raised by the reader: the parser would hide where it came from."""
 
-    def __init__(self, folder: SpoolFolder, files: Mapping[str, int], texts: Collection[str], image_bytes: int) -> None:
-        self._folder, self._limits, self._known, self._image_bytes = folder, files, texts, image_bytes
+    def __init__(self, folder: SpoolFolder, files: Mapping[str, int], texts: Collection[str], limits: Limits) -> None:
+        self._folder, self._most, self._known, self._limits = folder, files, texts, limits
         self._open: dict[str, SpoolFile] = {}
         self._texts: dict[str, bytearray] = {}
         self._text_bytes = self._parts = 0
@@ -144,13 +145,13 @@ class _Receiver:
             raise MalformedRequest("A part has no name. Name each: face, audio, or an option.")
         if name in self._open or name in self._texts:
             raise MalformedRequest(f"The part {name[:60]!r} is there twice.")
-        if name in self._limits:
+        if name in self._most:
             self._head.clear()
-            self._file = self._open[name] = self._folder.file(name, limit_bytes=self._limits[name])
+            self._file = self._open[name] = self._folder.file(name, limit_bytes=self._most[name])
         elif name in self._known:
             self._text = self._texts[name] = bytearray()
         else:
-            files = " and ".join(self._limits)
+            files = " and ".join(self._most)
             raise MalformedRequest(f"There is no part {name[:60]!r}: send {files}, and options by their names.")
 
     def _on_data(self, data: bytes, start: int, end: int) -> None:
@@ -168,8 +169,13 @@ class _Receiver:
         """Refuse what is no media as soon as its first bytes are here. Opening it is the sandboxes' work."""
         if len(self._head) < HEAD_BYTES:
             self._head += piece[: HEAD_BYTES - len(self._head)]
-            if len(self._head) == HEAD_BYTES and sniff(bytes(self._head)).kind == "image":
-                file.limit_bytes = min(file.limit_bytes, self._image_bytes)
+            if len(self._head) == HEAD_BYTES:
+                file.limit_bytes = min(file.limit_bytes, self._most_of(sniff(bytes(self._head))))
+
+    def _most_of(self, content: ContentType) -> int:
+        if content.kind == "image":
+            return self._limits.image_bytes
+        return self._limits.audio_bytes if content.name in SOUND else self._limits.video_bytes
 
     def _on_part_end(self) -> None:
         if self._file is not None:

@@ -56,7 +56,9 @@ class GeneratorSettings(_Strict):
     )
     compile_cache_ttl_s: float = Field(TTL_S, gt=0, description="what nobody used for so long goes too")
     exact: bool = Field(False, description="the plain network, for comparison with the reference")
-    threads: int | None = Field(None, ge=1, description="torch's CPU threads; none: as many as the replica's num_cpus")
+    threads: int | None = Field(
+        None, ge=1, description="torch's CPU threads; none: as many as the replica's num_cpus, one beside a GPU"
+    )
     stuck_after_s: float = Field(120.0, gt=0, description="a batch that takes longer makes the replica unhealthy")
 
 

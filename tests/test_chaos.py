@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,8 +26,9 @@ SLACK = 2.0
 """The machine that runs the tests may be busy with others; the committed log has none."""
 
 
-def scripted(server: Scripted) -> Breakable:
-    return Breakable(SimpleNamespace(url=server.url), Path("/nonexistent"), False, False, "no link")  # type: ignore[arg-type]
+def scripted(server: Scripted, *, done_again: Callable[[], Counter[str]] = Counter) -> Breakable:
+    app = SimpleNamespace(url=server.url, done_again=done_again)
+    return Breakable(app, Path("/nonexistent"), False, False, "no link")  # type: ignore[arg-type]
 
 
 def fault(name: str, *, replaced_after_s: float, bound_s: float = 5.0, takes_requests: bool = False) -> Fault:
@@ -57,6 +59,17 @@ def test_recovery_counts_until_it_is_replaced_and_a_later_request_is_answered() 
     assert (result["answered_wrong"], result["refused"], result["hung"]) == (0, {}, 0)
     assert not chaos.held(result), "one was late"
     assert chaos.held(result | {"log": result["log"][:1]})
+
+
+def test_the_pieces_that_were_done_again_stand_with_the_fault_under_which_they_broke_off() -> None:
+    counts = iter([{"detect": 1}, {"detect": 1, "render": 2}, {"detect": 1, "render": 2}, {"detect": 1, "render": 2}])
+    with Scripted([slowly(mp4(b"right")) for _ in range(2000)]) as server:
+        target = scripted(server, done_again=lambda: Counter(next(counts)))
+        faults = [fault("at work", replaced_after_s=0), fault("idle", replaced_after_s=0)]
+        result = chaos.break_all(target, faults, mix="short")
+    assert [one["pieces_done_again"] for one in result["log"]] == [{"render": 2}, {}]
+    assert {name: found["in_mid_work"] for name, found in result["faults"].items()} == {"at work": 1, "idle": 0}
+    assert result["pieces_done_again"] == {"render": 2}
 
 
 @pytest.mark.parametrize(("takes_requests", "cause"), [(True, "taker"), (False, None)])
@@ -140,6 +153,9 @@ def test_in_the_committed_log_everything_was_broken_as_often_as_promised_and_nob
     assert min(promised[name] for name in REPLICA_KINDS) >= 20 and min(promised.values()) >= 5
     for name in ("Preprocessor", "Renderer", "Generator"):
         assert log["faults"][name]["in_mid_work"] >= 0.75 * promised[name], f"most {name}s died idle"
+        hit = [one for one in log["log"] if one["fault"] == name and chaos.WORK[name] & set(one["pieces_done_again"])]
+        assert len(hit) == log["faults"][name]["in_mid_work"]
+    assert log["faults"]["node"]["in_mid_work"] >= 3
     for one in log["log"]:
         slowest_s = max(one["replaced_s"], one["answered_again_s"])
         assert slowest_s <= (60 if one["fault"] in ("node", "head", "controller") else 30), one

@@ -313,10 +313,10 @@ async def test_an_upload_that_stands_still_does_not_keep_its_place(serve):
             yield f'Content-Disposition: form-data; name="{name}"\r\n\r\n2\r\n--x\r\n'.encode()
 
     headers = {"content-type": "multipart/form-data; boundary=x"}
-    async with serve(upload_stall_s=0.2) as served:
+    async with serve(upload_stall_s=0.5) as served:
         still = await served.client.post("/v1/lipsync", content=with_pauses(30), headers=headers)
-        assert "0.2 s" in problem(still, 400, "malformed_request")["detail"]
-        slow = await served.client.post("/v1/lipsync", content=with_pauses(0.08), headers=headers)
+        assert "0.5 s" in problem(still, 400, "malformed_request")["detail"]
+        slow = await served.client.post("/v1/lipsync", content=with_pauses(0.12), headers=headers)
         assert "twice" in problem(slow, 400, "malformed_request")["detail"], "slow is not still"
 
 

@@ -25,13 +25,14 @@ from lipsync.errors import (
     UnreadableMedia,
     UnsupportedMedia,
 )
+from lipsync.options import Limits
 from serve import multipart
 from serve.multipart import TEXT_BYTES, Form, most_bytes, receive
 from serve.settings import SpoolSettings
 from serve.spool import Spool, room_on_disk
 
 BOUNDARY = "----edge"
-IMAGE_BYTES = 200_000
+LIMITS = Limits(image_bytes=200_000, audio_bytes=300_000)
 TYPE = f"multipart/form-data; boundary={BOUNDARY}"
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 40
 WAV = b"RIFF\x00\x00\x00\x00WAVEfmt " + bytes(3000)
@@ -87,7 +88,7 @@ def spool(tmp_path):
 
 def received(spool, chunks, *, kind: str | None = TYPE, files=FILES) -> tuple[Form, dict[str, bytes]]:
     with spool.folder() as folder:
-        form = asyncio.run(receive(chunks, kind, folder, files=files, texts=TEXTS, image_bytes=IMAGE_BYTES))
+        form = asyncio.run(receive(chunks, kind, folder, files=files, texts=TEXTS, limits=LIMITS))
         return form, {name: blob.head(10**7) for name, blob in form.files.items()}
 
 
@@ -137,12 +138,22 @@ def test_a_file_above_its_cap_is_refused_after_cap_and_one_chunk(spool):
     assert_empty(spool)
 
 
-@pytest.mark.parametrize("begins", [PNG, b"GIF89a" + bytes(5000)], ids=["a still", "an animation"])
-def test_an_image_may_have_an_images_bytes_alone_also_where_a_video_might_have_more(spool, begins):
+@pytest.mark.parametrize(
+    ("begins", "most"),
+    [
+        (PNG, LIMITS.image_bytes),
+        (b"GIF89a" + bytes(5000), LIMITS.image_bytes),
+        (b"RIFF\xff\xff\xff\x00WAVEfmt " + bytes(5000), LIMITS.audio_bytes),
+        (b"fLaC" + bytes(5000), LIMITS.audio_bytes),
+        (b"\x00\x00\x00\x18ftypisom" + bytes(5000), 800_000),
+    ],
+    ids=["a still", "an animation", "wav", "flac", "mp4"],
+)
+def test_a_file_may_have_the_bytes_of_what_it_begins_as(spool, begins, most):
     chunks = Chunks(cut(body(part("face", begins + bytes(900_000))), 4096))
-    with pytest.raises(InputTooLarge, match=f"{IMAGE_BYTES:,}"):
+    with pytest.raises(InputTooLarge, match=f"{most:,}"):
         received(spool, chunks, files={"face": 800_000})
-    assert chunks.taken <= IMAGE_BYTES + 4096 + 200
+    assert most < chunks.taken <= most + 4096 + 200
     assert_empty(spool)
 
 
@@ -225,7 +236,7 @@ def test_a_misnamed_file_is_refused_before_it_is_read(spool):
 def test_a_file_name_never_touches_the_file_system(spool, filename):
     with spool.folder() as folder:
         chunks = Chunks(cut(body(part("face", PNG, more=f'; filename="{filename}"')), 500))
-        form = asyncio.run(receive(chunks, TYPE, folder, files=FILES, texts=TEXTS, image_bytes=IMAGE_BYTES))
+        form = asyncio.run(receive(chunks, TYPE, folder, files=FILES, texts=TEXTS, limits=LIMITS))
         assert set(form.files) == {"face"} and not form.texts
         assert [path.name for path in folder.place.iterdir()] == ["face"]
         assert [path.name for path in spool._root.iterdir()] == [folder.place.name]
@@ -302,7 +313,7 @@ def test_a_full_spool_refuses_and_gives_back(tmp_path):
     small = Spool(SpoolSettings(folder=str(tmp_path / "small"), bytes=len(PNG) + 100))
     with small.folder() as folder:
         form = asyncio.run(
-            receive(Chunks([body(part("face", PNG))]), TYPE, folder, files=FILES, texts=TEXTS, image_bytes=IMAGE_BYTES)
+            receive(Chunks([body(part("face", PNG))]), TYPE, folder, files=FILES, texts=TEXTS, limits=LIMITS)
         )
         assert form.files["face"].byte_count == small.byte_count == len(PNG)
         with small.folder() as other, pytest.raises(Overloaded) as caught:
@@ -313,7 +324,7 @@ def test_a_full_spool_refuses_and_gives_back(tmp_path):
                     other,
                     files=FILES,
                     texts=TEXTS,
-                    image_bytes=IMAGE_BYTES,
+                    limits=LIMITS,
                 )
             )
         assert caught.value.reason == "spool"
@@ -358,7 +369,7 @@ def test_a_caller_who_stops_sending_is_cancelled_and_leaves_nothing(spool):
     async def in_time():
         with spool.folder() as folder:
             async with asyncio.timeout(0.1):
-                await receive(never(), TYPE, folder, files=FILES, texts=TEXTS, image_bytes=IMAGE_BYTES)
+                await receive(never(), TYPE, folder, files=FILES, texts=TEXTS, limits=LIMITS)
 
     with pytest.raises(TimeoutError):
         asyncio.run(in_time())

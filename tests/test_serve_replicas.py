@@ -82,15 +82,20 @@ async def test_a_device_that_is_stuck_fails_the_health_check_and_one_that_is_qui
 
 
 @pytest.mark.parametrize("kind", [Preprocessor, lambda settings: Renderer(settings, LocalHandle(None))])
-async def test_a_thread_that_never_comes_back_fails_the_health_check_once_no_request_can_wait_for_it(kind):
-    replica, back = kind(SETTINGS.model_copy(update={"deadline_s": 0.1})), threading.Event()
+async def test_a_thread_that_never_comes_back_ends_its_process_once_no_request_can_wait_for_it(kind, monkeypatch):
+    ended: list[int] = []
+    monkeypatch.setattr("serve.hung._LAST_WORDS_S", 0.0)
+    monkeypatch.setattr("serve.hung.os._exit", ended.append)
+    replica, back = kind(SETTINGS.model_copy(update={"deadline_s": 1.0})), threading.Event()
     replica.check_health()
-    hanging = asyncio.create_task(call(replica._stages._threads, partial(back.wait, 10)))
+    hanging = asyncio.create_task(call(replica._stages._threads, partial(back.wait, 30)))
     await asyncio.sleep(0.02)
     replica.check_health()
-    await asyncio.sleep(0.15)
+    await asyncio.sleep(1.1)
     with pytest.raises(EngineError, match="replacing"):
         replica.check_health()
+    await asyncio.sleep(0.2)
+    assert ended == [1]
     back.set()
     await hanging
     replica.check_health()

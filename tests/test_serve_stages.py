@@ -30,6 +30,7 @@ from ray.serve.exceptions import BackPressureError, RayServeException, ReplicaUn
 
 from lipsync.core import Index
 from lipsync.errors import EngineError, InputCrashedWorker, NoFace, Overloaded, UnreadableMedia, WorkerLost, all_errors
+from lipsync.flow import in_order
 from lipsync.media.source import Blob
 from lipsync.metrics import RETRIES
 from lipsync.options import Limits, Options
@@ -471,6 +472,27 @@ async def test_a_run_that_its_consumer_leaves_lying_is_stopped_and_gone_on_with(
     assert world.retries == 0
 
 
+@pytest.mark.parametrize(("window", "most_calls"), [(8, 6), (2, 11)])
+async def test_a_reader_that_is_always_slow_costs_a_new_beginning_for_every_few_segments(
+    monkeypatch, window, most_calls
+):
+    monkeypatch.setattr(stages_module, "_PATIENCE_S", 0.01)
+    world = World()
+
+    async def one_run():
+        yield [Piece(number, backwards=False) for number in range(40)]
+
+    def start(run):
+        return world.stages.render(world.job, HEADER, run, fps=Fraction(25))
+
+    got = []
+    async for item in in_order(one_run(), start, window=window):
+        got.append(item)
+        await REALLY_SLEEP(0.03)
+    assert got == [f"made of {number}" for number in range(40)]
+    assert 2 < len(world.replica.calls) <= most_calls
+
+
 @pytest.mark.parametrize("ask", [World.hear, World.detect, partial(World.render, backwards=True)])
 async def test_what_would_gain_nothing_by_it_is_not_stopped(ask, monkeypatch):
     monkeypatch.setattr(stages_module, "_PATIENCE_S", 0.01)
@@ -482,11 +504,11 @@ async def test_what_would_gain_nothing_by_it_is_not_stopped(ask, monkeypatch):
 
 
 async def test_a_consumer_that_keeps_up_is_never_stopped(monkeypatch):
-    monkeypatch.setattr(stages_module, "_PATIENCE_S", 0.1)
+    monkeypatch.setattr(stages_module, "_PATIENCE_S", 1.0)
     world = World()
     async for _ in world.render(40):
         await REALLY_SLEEP(0.01)
-    await REALLY_SLEEP(0.2)
+    await REALLY_SLEEP(1.1)
     (call,) = world.replica.calls
     assert not call.is_cancelled
 

@@ -32,6 +32,8 @@ _PREFIXES: tuple[tuple[bytes, ContentType], ...] = (
     (b"caff\x00\x01", ContentType("container", "caf")),
     (b"#!AMR", ContentType("container", "amr")),
 )
+SOUND = frozenset({"wav", "w64", "flac", "caf", "amr", "aiff", "mp3", "aac"})
+"""Containers that hold sound alone; the others may hold a video."""
 _RIFF = {
     b"WEBP": ContentType("image", "WEBP"),
     b"AVI ": ContentType("container", "avi"),
