@@ -99,7 +99,6 @@ def test_a_slow_reader_slows_itself_alone(app: Running, client: httpx.Client, fr
         made = wait_for_a_standstill(app) - before
         assert made < ENOUGH, f"{made} of {SEGMENTS}: the reader was not waited for"
         assert not any(replica["under_way"] for replica in app.stats("Renderer")), "a Renderer waits for the reader"
-        print("MADE", made)
         short = {"face": NOISE, "audio": cut_wav(ASSETS / "voice.wav", seconds=0.5)}
         assert httpx.post(url, files=short, data=NOISY, headers=ALLOWED, timeout=60, trust_env=False).status_code == 200
         rest = b"".join(body)
