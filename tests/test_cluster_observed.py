@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -18,7 +19,7 @@ import yaml
 
 from benchmarks.serving_cluster import Running, free_port, running
 from benchmarks.serving_media import ASSETS, cut_wav, scaled_jpeg
-from cluster import dashboard
+from cluster import dashboard, demo
 from cluster.watching import Prometheus, watching
 from lipsync.metrics import METRICS
 
@@ -64,6 +65,16 @@ def test_every_metric_of_ours_is_watched_and_every_one_watched_is_ours() -> None
     asked = " ".join([*RECORDED.values(), *(query for panel in dashboard.panels() for query, _ in panel.queries)])
     named = {re.sub(r"_(bucket|sum|count)$", "", name) for name in re.findall(r"ray_(lipsync_\w+)", asked)}
     assert named == {metric.name for metric in METRICS}
+
+
+def test_the_committed_table_is_of_this_dashboard_and_every_panel_had_its_numbers() -> None:
+    table = json.loads((ROOT / "docs/benchmarks/cluster_demo.json").read_text())
+    assert [(row["panel"], row["queries"], row["wants"]) for row in table["panels"]] == [
+        (panel.title, len(panel.queries), panel.wants) for panel in dashboard.panels()
+    ]
+    assert demo.missing(table["panels"]) == []
+    assert demo.missing([row | {"answered": row["queries"] - 1, "wants": ""} for row in table["panels"]]), "it can fail"
+    assert {"200"} < set(table["answers"]) and table["nodes"] == 3
 
 
 def test_alerts_compare_recorded_values_with_numbers() -> None:
