@@ -67,7 +67,8 @@ Each GPU with {result["assumptions"]["cores_per_gpu"]["value"]} cores; 100 % loa
 as many Ingresses as keep each half idle.
 
 {table(head, rows)}
-† More than 3 % less came out than went in: what is simulated of so many GPUs is a matter of seconds, too short for it to settle.
+† More than 3 % less came out than went in: what is simulated of so many GPUs is a matter of seconds, too short for it to settle;
+of a thousand it takes minutes, so they have one load.
 Dollars are those of the assumed prices. More replicas wait less for one another, so a larger cluster can be run fuller. A long request of a moving face is slow
 by itself: of its longest segments only {result["window"]} are under way, each on one core.
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 import time
@@ -192,7 +193,8 @@ def test_one_fault_of_each_kind_under_load_and_every_answer_is_right(tmp_path: P
     assert result["requests"] == result["answered_right"] > len(FAULTS), result
     assert (result["hung"], result["without_cause"]) == (0, 0), result
     assert set(result["faults"]) | set(result["skipped"]) == set(FAULTS)
-    assert not set(result["skipped"]) - {"head", "full disk", "network delay"}, "only these want much of the machine"
+    allowed = {"full disk", "network delay"} | ({"head"} if shutil.which("redis-server") is None else set())
+    assert not set(result["skipped"]) - allowed, "only these want much of the machine"
     if "network delay" in result["faults"]:
         assert result["crossed_link"]["bytes"] > 100_000 * result["requests"], "inputs, not Ray's own talk alone"
         assert result["crossed_link"]["dropped"] == 0
