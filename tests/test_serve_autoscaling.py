@@ -169,8 +169,6 @@ def test_a_trace_is_judged_by_when_more_is_wanted_by_turns_and_by_how_long_start
     assert found["decided_after_s"]["Renderer"] == [3.0]
     assert found["changes_of_direction"]["Renderer"] == [1]
     assert found["start_up_s"]["Renderer"] == [8.0]
-    from_before = sampled((0, 3, 3), (10, 2, 2), (11, 1, 1), (12, 2, 1), (20, 1, 1))
-    assert judged(from_before, [(0.0, 30.0)])["changes_of_direction"]["Generator"] == [1]
     restless = sampled((0, 1, 1), (10, 2, 1), (11, 1, 1), (12, 2, 2), (20, 1, 1))
     assert judged(restless, [(0.0, 30.0)])["changes_of_direction"]["Generator"] == [3]
     assert judged(sampled((0, 1, 1), (9, 1, 1)), [(0.0, 30.0)])["decided_after_s"]["Ingress"] == [None]
@@ -186,9 +184,17 @@ def test_the_committed_trace_scales_within_five_seconds_cpu_stages_first_and_doe
     page, told = (ROOT / "docs/operations.md").read_text(), found["decided_after_s"]
     first_s = [min(told[name][burst] for name in WATCHED if told[name][burst] is not None) for burst in (0, 1)]
     assert max(first_s) <= 5
-    assert first_s == [told["Preprocessor"][0], told["Preprocessor"][1]], "a CPU stage"
+    assert first_s == told["Preprocessor"] == told["Renderer"], "CPU stages"
     assert f"came {first_s[0]:.1f} and {first_s[1]:.1f} s after" in page
     assert all(cpu <= gpu for cpu, gpu in zip(told["Renderer"], told["Generator"], strict=True)), "CPU stages first"
-    assert max(found["behind_backlog_s"]) <= 5
-    assert f"{found['behind_backlog_s'][0]:.1f} and {found['behind_backlog_s'][1]:.1f} s after more" in page
-    assert f"{told['Generator'][0]:.1f} and {told['Generator'][1]:.1f} s after a burst's start" in page
+    first, second = found["behind_backlog_s"]
+    assert second < 0 < first <= 5
+    said = (
+        f"{told['Generator'][0]:.1f} and {told['Generator'][1]:.1f} s after a burst's start, in the first {first:.1f} s"
+    )
+    assert said in page
+    modelled_s = json.loads((ROOT / "docs/benchmarks/scaling.json").read_text())["burst"]["first_decision_after_s"]
+    assert modelled_s <= 5 and f"wants more Generators {modelled_s:.1f} s after" in page
+    for name in ("Preprocessor", "Renderer", "Generator"):
+        took_s = found["start_up_s"][name]
+        assert f"{name}s {min(took_s):.1f} to {max(took_s):.1f}" in page
