@@ -26,7 +26,7 @@ WORKER = {"num_cpus": 4, "resources": {"on_worker": 1}}
 """A worker node."""
 ALONE_ON_WORKER = {"on_worker": 1}
 """Actor options' resources that give a replica a worker node on which there is no other of its kind."""
-_GLANCE_S = 0.05
+_GLANCE_S, _ENDS_WITHIN_S = 0.05, 12.0
 _BROKE_OFF = re.compile(r"request \S+: (\w+) broke off \((?!busy)")
 
 
@@ -194,7 +194,6 @@ def running(
     for page in ("METRICS", "STATS"):  # HAProxy does not start where another one has its pages
         os.environ[f"RAY_SERVE_HAPROXY_{page}_PORT"] = str(free_port())
     import ray
-    from ray import serve
     from ray.cluster_utils import Cluster
 
     head = {
@@ -211,9 +210,19 @@ def running(
         ending.callback(ray.shutdown)
         ray.init(address=cluster.address, log_to_driver=False, namespace="serve")
         ending.enter_context(beside(cluster.address))
-        ending.callback(serve.shutdown)
+        ending.callback(_shut_down)
         deploy(config, within_s=within_s)
         yield Running(f"http://127.0.0.1:{config['http_options']['port']}", cluster, dict(config))
+
+
+def _shut_down() -> None:
+    """Serve's own end. Behind HAProxy an Ingress would give half a minute to callers that may still come; here are
+    none."""
+    from ray import serve
+    from ray.serve.context import _get_global_client
+
+    _get_global_client().shutdown(timeout_s=_ENDS_WITHIN_S)
+    serve.shutdown()  # forgets it
 
 
 def free_port() -> int:
