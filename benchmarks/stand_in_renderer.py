@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from fractions import Fraction
+from multiprocessing.shared_memory import SharedMemory
 from typing import Any
 
 import numpy as np
@@ -83,7 +84,10 @@ class StandInRenderer(Renderer):
     def _leak(self) -> None:
         waiting = threading.Thread(target=threading.Event().wait, daemon=True)
         waiting.start()
-        self._leaked.append((bytearray(os.urandom(1_000_000)), tempfile.mkstemp(), waiting))
+        shared = SharedMemory(create=True, size=1_000_000)
+        shared.buf[:] = bytes(1_000_000)  # touched, else it takes no room
+        shared.unlink()  # goes with the process, however that ends
+        self._leaked.append((bytearray(os.urandom(1_000_000)), shared, tempfile.mkstemp(), waiting))
 
     async def stats(self) -> dict[str, Any]:
         return {

@@ -22,7 +22,8 @@ class StandIn(BaseModel):
     rescues: bool = False
     """That device says, after its first batch, that it ran out of memory once and drew a frame again."""
     leaks: bool = False
-    """Renderers that keep, for each segment, a megabyte, an open temporary file and a thread."""
+    """Renderers that keep, for each segment, a megabyte of memory and one of shared memory, an open temporary file and
+    a thread."""
     poison: str | None = None
     """A Renderer kills itself on the face with this SHA-256, as a fault in a decoder would."""
 

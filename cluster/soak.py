@@ -2,9 +2,10 @@
 
     python -m cluster.soak --minutes 30 --json docs/benchmarks/soak.json --chart docs/images/soak.png
 
-Twenty callers with short clips. Memory of every process that this one started, file descriptors, threads, shared memory
-and temporary files are looked at every few seconds; what they are at the end is compared with what they were after the
-warm-up. ``--leak`` runs a build that leaks each of them on purpose, which has to be found out.
+Twenty callers with short stills and videos, whole and streamed. Memory of every process that this one started, file
+descriptors, threads, shared memory and temporary files are looked at every few seconds; what they are at the end is
+compared with what they were after the warm-up. A build that leaks each of them on purpose runs before, and has to be
+found out.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -36,7 +38,7 @@ from cluster.mix import Inputs, Mix
 from cluster.summary import summarise
 from cluster.traffic import Sender, closed_loop, warm_up
 
-CALLERS, MIX = 20, "short"
+CALLERS, MIX = 20, "short=2,short-video=1,short-stream=1"
 REPLICAS = {"Preprocessor": 1, "Renderer": 2, "Generator": 1}
 EVERY_S = 10.0
 WARM_UP_SHARE = 0.25
@@ -188,6 +190,7 @@ def soak(*, minutes: float, leak: bool) -> dict[str, Any]:
         "callers": CALLERS,
         "leaks_on_purpose": leak,
         "requests": summary["all"]["sent"],
+        "by_kind": dict(Counter(one.kind for one in sender.outcomes)),
         "answered": summary["all"]["answered"],
         "refused": summary["all"]["refused"],
         "latency_s": summary["all"]["latency_s"],

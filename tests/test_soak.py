@@ -128,8 +128,10 @@ def test_the_committed_run_of_half_an_hour_grew_by_nothing_and_the_leaking_build
         assert run_["samples"][-1]["at_s"] > 0.9 * 60 * run_["minutes"], "looked at until the end"
     leaking, sound = runs
     assert leaking["leaks_on_purpose"] and set(leaking["leaks"]) == set(BOUNDS)
+    assert leaking["growth"]["shared_mb"] > 50
     assert not sound["leaks_on_purpose"] and sound["leaks"] == []
     assert sound["minutes"] >= 30 and sound["callers"] == 20 and sound["requests"] > 500
+    assert set(sound["by_kind"]) == {"short", "short-video", "short-stream"}
     grown_mb = sound["growth"]["memory_mb"] + max(0.0, sound["growth"]["shared_mb"])
     page = (ROOT / "docs/operations.md").read_text()
     assert f"{sound['requests']:,} requests, all answered; memory grew by {grown_mb:.0f} MB of 100" in page
