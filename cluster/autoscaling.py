@@ -24,17 +24,17 @@ from benchmarks.__main__ import machine
 from benchmarks.serving import Caller, closed_loop, with_client
 from benchmarks.serving_cluster import CONFIG, Running, configuration, free_port, running
 
-BATCH_S, MOST = 4.0, 4
-MUCH_FRAMES = int(512 / BATCH_S)
+BATCH_S, BATCH, MOST = 0.5, 64, 4
+MUCH_FRAMES = int(BATCH / BATCH_S)
 """What one of the devices draws in a second."""
-BURST_S, PAUSE_S, DOWNSCALE_DELAY_S = 40.0, 90.0, 15.0
+BURST_S, PAUSE_S, DOWNSCALE_DELAY_S = 30.0, 75.0, 15.0
 CALLERS, FRAMES = 8, 750
 WATCHED = ("Generator", "Renderer", "Preprocessor", "Ingress")
 
 
 def scaled(port: int) -> dict[str, Any]:
     """The shipped configuration with its autoscaling, small enough for one machine."""
-    config = configuration(replicas={}, port=port, stand_in={"batch_s": BATCH_S, "encode_s": 0})
+    config = configuration(replicas={}, port=port, stand_in={"batch_s": BATCH_S, "batch_size": BATCH, "encode_s": 0})
     shipped = {d["name"]: d for d in yaml.safe_load(CONFIG.read_text())["applications"][0]["deployments"]}
     for deployment in config["applications"][0]["deployments"]:
         autoscaling = shipped[deployment["name"]].get("autoscaling_config")

@@ -188,11 +188,9 @@ def test_the_committed_trace_scales_within_five_seconds_cpu_stages_first_and_doe
     assert f"came {first_s[0]:.1f} and {first_s[1]:.1f} s after" in page
     assert all(cpu <= gpu for cpu, gpu in zip(told["Renderer"], told["Generator"], strict=True)), "CPU stages first"
     first, second = found["behind_backlog_s"]
-    assert second < 0 < first <= 5
-    said = (
-        f"{told['Generator'][0]:.1f} and {told['Generator'][1]:.1f} s after a burst's start, in the first {first:.1f} s"
-    )
-    assert said in page
+    assert 0 < min(first, second) <= max(first, second) <= 5
+    said = f"{told['Generator'][0]:.1f} and {told['Generator'][1]:.1f} s after a burst's start, "
+    assert said + f"{first:.1f} and {second:.1f} s after more frames waited" in page
     modelled_s = json.loads((ROOT / "docs/benchmarks/scaling.json").read_text())["burst"]["first_decision_after_s"]
     assert modelled_s <= 5 and f"wants more Generators {modelled_s:.1f} s after" in page
     for name in ("Preprocessor", "Renderer", "Generator"):
