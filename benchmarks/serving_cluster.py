@@ -58,12 +58,9 @@ class Running:
         return "".join(log.read_text() for log in logs)
 
     def logged(self, name: str) -> list[dict[str, Any]]:
-        """What one deployment's replicas have logged."""
-        logs = Path(self.cluster.head_node.get_logs_dir_path(), "serve").glob(f"replica_lipsync_{name}_*.log")
-        lines = (line for log in logs for line in log.read_text().splitlines(keepends=True))
-        return [
-            json.loads(line) for line in lines if line.startswith("{") and line.endswith("}\n")
-        ]  # some is half there
+        """What one deployment's replicas have logged, but for a line that is still being written."""
+        lines = self.log(name).splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}\n")]
 
     def done_again(self) -> Counter[str]:
         """How often a piece of work was given out again because it failed, by the replica's method."""
