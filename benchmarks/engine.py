@@ -17,6 +17,7 @@ from torch import Tensor
 
 from benchmarks.line import cpu_ms
 from lipsync.core import F32, U8
+from lipsync.engine.packed import pack
 from lipsync.model.folding import fold
 from lipsync.model.seeded import seeded_generator
 from lipsync.model.wav2lip import Wav2Lip
@@ -25,7 +26,8 @@ BATCHES = (8,)
 QUICK = os.environ.get("BENCH_QUICK") == "1"
 """Without the compiled ways, which take minutes to compile."""
 ROUNDS = 3
-DEFAULT = "folded, channels_last"
+LAID_OUT = "folded, channels_last"
+DEFAULT = f"{LAID_OUT}, packed"
 
 Draw = Callable[[], F32]
 
@@ -49,14 +51,16 @@ def compare(model: Wav2Lip, folded: Wav2Lip, batch: int) -> list[dict[str, Any]]
         "plain": eager(model, mel, faces),
         "folded": eager(folded, mel, faces),
         "channels_last": eager(model, mel, faces, memory_format=torch.channels_last),
-        DEFAULT: eager(folded, mel, faces, memory_format=torch.channels_last),
+        LAID_OUT: eager(folded, mel, faces, memory_format=torch.channels_last),
+        DEFAULT: eager(folded, mel, faces, memory_format=torch.channels_last, packed=True),
         "onnxruntime": runtime(model, mel, faces),
     }
     last: dict[str, Any] = {"memory_format": torch.channels_last}
-    ways[f"{DEFAULT}, bf16"] = eager(folded, mel, faces, dtype=torch.bfloat16, **last)
+    ways[f"{LAID_OUT}, bf16"] = eager(folded, mel, faces, dtype=torch.bfloat16, **last)
+    ways[f"{DEFAULT}, bf16"] = eager(folded, mel, faces, dtype=torch.bfloat16, packed=True, **last)
     if not QUICK:
-        ways[f"{DEFAULT}, compiled"] = eager(folded, mel, faces, compiled=True, **last)
-        ways[f"{DEFAULT}, bf16, compiled"] = eager(folded, mel, faces, dtype=torch.bfloat16, compiled=True, **last)
+        ways[f"{LAID_OUT}, compiled"] = eager(folded, mel, faces, compiled=True, **last)
+        ways[f"{LAID_OUT}, bf16, compiled"] = eager(folded, mel, faces, dtype=torch.bfloat16, compiled=True, **last)
     exact = ways["plain"]()
     assert exact.std() * 255 >= 40, "weights that draw grey would show nothing"
     drawn = {name: way() for name, way in ways.items()}
@@ -89,10 +93,13 @@ def eager(
     *,
     memory_format: torch.memory_format = torch.contiguous_format,
     dtype: torch.dtype = torch.float32,
+    packed: bool = False,
     compiled: bool = False,
 ) -> Draw:
     laid_out: Any = copy.deepcopy(model).to(dtype).to(memory_format=memory_format)  # type: ignore[call-overload]
     given = mel.to(dtype), faces.to(dtype).contiguous(memory_format=memory_format)
+    if packed:
+        laid_out = pack(laid_out, len(mel))
     if compiled:
         laid_out = torch.compile(laid_out, dynamic=False, options={"freezing": True})
 

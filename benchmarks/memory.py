@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.line import LARGEST_BYTES, TUNING, WORKERS
 from benchmarks.media import moving, repeated, speech_like, wav
 from benchmarks.quiet import Copying
-from lipsync.allocator import return_large_blocks
+from lipsync.allocator import trim_regularly
 from lipsync.faces.detector import create_detector
 from lipsync.local import LocalStages
 from lipsync.media.source import Blob
@@ -55,7 +55,7 @@ def _run_alone(clip: Path, voice: Path) -> dict[str, Any]:
 
 def process(clip: Path, voice: Path) -> dict[str, Any]:
     """One clip through the whole pipeline to a file beside it, as the command line has it, and the peak memory."""
-    return_large_blocks()
+    trim_regularly()
     stages = LocalStages(Copying(), create_detector=lambda _: create_detector("centerface"), workers=WORKERS)
     limits = Limits(video_bytes=LARGEST_BYTES)
     face, heard = (Blob.of(path, limit_bytes=LARGEST_BYTES) for path in (clip, voice))

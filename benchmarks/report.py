@@ -252,6 +252,18 @@ Targets for the default: at least {ONNX_TARGET} times as fast as onnxruntime (me
 {table(head, rows)}"""
 
 
+def allocator(result: Result) -> str:
+    rows = [(case["generator"], case["asked"], case["ms"]) for case in result["cases"]]
+    return f"""## Freed memory
+
+CPU milliseconds per frame of a generator on one thread, batches of {result["batch"]} frames, by when the process has
+freed memory given back to the system (`lipsync.allocator`); each in processes of its own that take turns, the least of
+{result["rounds"]}; torch {result["torch"]}. The command line asks for every two seconds
+([why](decisions/freed-memory.md)).
+
+{table(("generator", "given back", "ms"), rows)}"""
+
+
 def b_frames(result: Result) -> str:
     rows = [
         (name.replace("_", " "), case["cpu_ms_per_frame"], case["kilobytes"], case["luma_psnr_db"])
@@ -302,6 +314,7 @@ SECTIONS: dict[str, Callable[[Result], str]] = {
     "detection": detection,
     "demo": demo,
     "engine": engine,
+    "allocator": allocator,
     "b_frames": b_frames,
     "batcher": batcher,
     "serving": serving,

@@ -1,4 +1,4 @@
-"""Large blocks go back to the system at once where the command line has asked for it, and otherwise need not."""
+"""Freed memory goes back to the system, at once or every so often, where a process has asked for it; otherwise it need not."""
 
 import subprocess
 import sys
@@ -33,3 +33,36 @@ def test_a_large_block_is_the_systems_own_after_one_was_freed_only_if_asked_for(
         pytest.skip("the allocator is not glibc's")
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) == mapped
+
+
+TRIMMED = """
+import ctypes, sys, time
+from lipsync.allocator import trim_regularly
+def resident_mb():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096 / 1e6
+if sys.argv[1] == "asked" and not trim_regularly(every_s=0.5):
+    sys.exit("no glibc")
+ctypes.CDLL("libc.so.6").mallopt(-3, 32 << 20)  # as the first freed blocks teach glibc anyway
+ctypes.CDLL("libc.so.6").mallopt(-1, 2**31 - 1)
+blocks, pins = [], []
+for _ in range(100):
+    blocks.append(bytearray(2_000_000))
+    pins.append(bytearray(100_000))  # stays, so that what is freed lies between what is not
+held = resident_mb()
+blocks.clear()
+freed = resident_mb()
+time.sleep(1.5)
+print(held - freed, held - resident_mb())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")
+@pytest.mark.parametrize("asked", ["asked", "not"])
+def test_freed_blocks_stay_for_the_next_batch_and_go_back_within_a_while_only_if_asked_for(asked: str) -> None:
+    done = subprocess.run([sys.executable, "-c", TRIMMED, asked], capture_output=True, text=True, check=False)
+    if "no glibc" in done.stderr:
+        pytest.skip("the allocator is not glibc's")
+    assert done.returncode == 0, done.stderr
+    at_once_mb, later_mb = map(float, done.stdout.split())
+    assert at_once_mb < 20, "what is freed must be there for the next batch"
+    assert (later_mb > 150) == (asked == "asked")

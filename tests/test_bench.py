@@ -55,7 +55,7 @@ def test_the_ladder_runs_where_only_torch_numpy_and_opencv_are(narrow: str, tmp_
     (tmp_path / "sitecustomize.py").write_text(BARE)  # in every process that is started
     command = [sys.executable, "-m", "lipsync.bench", narrow, "--device", "cpu", "--frames", "8", "--minutes", "6"]
     done = subprocess.run(
-        [*command, "--only", "cpu 3", "--output", str(tmp_path / "found")],
+        [*command, "--only", "cpu 4", "--output", str(tmp_path / "found")],
         capture_output=True,
         text=True,
         check=False,
@@ -67,11 +67,11 @@ def test_the_ladder_runs_where_only_torch_numpy_and_opencv_are(narrow: str, tmp_
     rows = {row["name"]: row for row in found["rows"]}
     assert set(rows) == {row.name for row in CPU_ROWS}
     assert rows["cpu 1: plain, fp32"]["not_measured"] == "not asked for"
-    usual, brain = rows["cpu 3: + folding (the default)"], rows["cpu 3, bf16"]
+    usual, brain = rows["cpu 4: + packing (the default)"], rows["cpu 4, bf16"]
     assert usual["frames_per_s"] > 0 and usual["start_s"] > 0 and usual["process_peak_mb"] > 0
     assert usual["largest_difference"] <= 1 < brain["largest_difference"]
     assert usual["reference_sd"] >= 20, "a grey reference would prove nothing"
-    assert rows["cpu 3, through the frame batcher"]["psnr_db"] >= 40
+    assert rows["cpu 4, through the frame batcher"]["psnr_db"] >= 40
     assert all(one["holds"] for one in found["checks"].values())
     assert found["still_face"]["gain_percent"].keys() == {"all_still", "half_still"}
     assert found["end_to_end"] == {"not_measured": "not asked for"}
@@ -164,7 +164,7 @@ def test_an_earlier_result_is_completed_and_another_machines_is_not(
             "checks": {"holds": True, "found": {}},
             "machine": {"machine": {"processor": "P", "torch": "T"}, "ceilings": {"matmul_fp32_tflops": 1.0, "matmul_bf16_tflops": 1.0, "copy_gb_s": 1.0}, "cost_per_frame": {"gflop": 1.0, "million_values": 1.0}},
         }  # fmt: skip
-        slow = asked[-1] in ("cpu 3, bf16", "stages") and "second" not in asked
+        slow = asked[-1] in ("cpu 4, bf16", "stages") and "second" not in asked
         return answers.get(name, {"not_measured": "no time"} if slow else {"frames_per_s": float(len(asked))})
 
     monkeypatch.setattr(Ladder, "_part", part)
@@ -172,11 +172,11 @@ def test_an_earlier_result_is_completed_and_another_machines_is_not(
     first = Ladder(settings, tell=lambda _: None).run()
     asked[:] = ["second"]
     second = Ladder(settings, tell=lambda _: None, kept=json.loads(json.dumps(first))).run()
-    assert asked == ["second", "checks", "machine", "fp32, exact", "cpu 3, bf16", "stages"]
+    assert asked == ["second", "checks", "machine", "fp32, exact", "cpu 4, bf16", "stages"]
     before, after = ({row["name"]: row for row in one["rows"]} for one in (first, second))
     assert list(before) == list(after) == [row.name for row in CPU_ROWS]
-    assert "not_measured" in before["cpu 3, bf16"] and after["cpu 3, bf16"]["frames_per_s"] > 0
-    assert all(before[name] == after[name] for name in before if name != "cpu 3, bf16")
+    assert "not_measured" in before["cpu 4, bf16"] and after["cpu 4, bf16"]["frames_per_s"] > 0
+    assert all(before[name] == after[name] for name in before if name != "cpu 4, bf16")
     with pytest.raises(InvalidOption, match="another machine"):
         Ladder(settings, tell=lambda _: None, kept=first | {"machine": {"processor": "Q", "torch": "T"}}).run()
     with pytest.raises(InvalidOption, match="generator"):

@@ -75,7 +75,9 @@ def test_exact_equals_an_independent_computation_frame_by_frame(model: Wav2Lip) 
 
 
 @pytest.mark.parametrize(
-    "techniques", [Techniques(folded=False), Techniques(channels_last=False), Techniques()], ids=str
+    "techniques",
+    [Techniques(folded=False), Techniques(channels_last=False), Techniques(packed=False), Techniques()],
+    ids=str,
 )
 def test_each_technique_alone_is_within_one_level_of_exact(techniques: Techniques, model: Wav2Lip) -> None:
     given = arguments(8)

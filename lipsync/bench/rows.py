@@ -28,7 +28,7 @@ class Row:
     """Why this project has no such row to run."""
 
 
-_LAYERS = Techniques(folded=False, graphs=False, in_flight=1)
+_LAYERS = Techniques(folded=False, packed=False, graphs=False, in_flight=1)
 _FOLDED = Techniques(graphs=False, in_flight=1)
 
 CUDA_ROWS = (
@@ -88,9 +88,10 @@ CUDA_ORDER = (
 CPU_ROWS = (
     Row(name="cpu 1: plain, fp32", batch=8, precision="fp32", techniques=PLAIN),
     Row(name="cpu 2: + channels_last", batch=8, precision="fp32", techniques=_LAYERS),
-    Row(name="cpu 3: + folding (the default)", batch=8, precision="fp32"),
-    Row(name="cpu 3, bf16", batch=8, precision="bf16"),
-    Row(name="cpu 3, through the frame batcher", batch=8, precision="fp32", through_batcher=True),
+    Row(name="cpu 3: + folding", batch=8, precision="fp32", techniques=Techniques(packed=False)),
+    Row(name="cpu 4: + packing (the default)", batch=8, precision="fp32"),
+    Row(name="cpu 4, bf16", batch=8, precision="bf16"),
+    Row(name="cpu 4, through the frame batcher", batch=8, precision="fp32", through_batcher=True),
 )
 """Without compiling, which takes a CPU minutes: ``benchmarks/engine.py`` has it, and onnxruntime, in turns."""
 

@@ -18,7 +18,7 @@ import cv2
 import typer
 from rich.console import Console
 
-from lipsync.allocator import return_large_blocks
+from lipsync.allocator import trim_regularly
 from lipsync.cli import bench, demo, doctor, inspect_inputs, remote, run, weights
 from lipsync.errors import (
     CheckpointError,
@@ -91,7 +91,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # WHY: OpenCV 5 warns for each YuNet it loads that it ignores a setting of its own
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
-    return_large_blocks()
+    trim_regularly()
     try:
         # WHY: in typer's standalone mode wrong usage would be drawn as a box of several lines
         code = app(standalone_mode=False) or 0

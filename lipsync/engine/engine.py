@@ -99,7 +99,7 @@ class Engine:
         )
         self._tally = Tally()
         self._batches = Batches(
-            Network(model, device=self._device, techniques=chosen_techniques),
+            Network(model, device=self._device, techniques=chosen_techniques, batch_size=size),
             open_runner(self._device, chosen_techniques),
             self._info,
             self._tally,

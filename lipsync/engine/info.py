@@ -15,6 +15,9 @@ class Techniques:
     folded: bool = True
     """BatchNorm folded into the convolution before it."""
     channels_last: bool = True
+    packed: bool = True
+    """On a CPU that has them, oneDNN's own order of the weights, and the ReLU inside its convolutions; folded and
+    channels_last networks only."""
     graphs: bool = True
     """On CUDA each bucket is one recorded graph, launched as a whole."""
     in_flight: int = 2
@@ -22,7 +25,7 @@ class Techniques:
     with 1 the device waits for each copy."""
 
 
-PLAIN = Techniques(folded=False, channels_last=False, graphs=False, in_flight=1)
+PLAIN = Techniques(folded=False, channels_last=False, packed=False, graphs=False, in_flight=1)
 """The network as published."""
 
 

@@ -1,4 +1,4 @@
-"""The generator laid out for each number format: folded, channels_last, compiled; made when first needed."""
+"""The generator laid out for each number format: folded, channels_last, packed, compiled; made when first needed."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 
 from lipsync.engine.device import DTYPES
 from lipsync.engine.info import Techniques
+from lipsync.engine.packed import can_pack, pack
 from lipsync.engine.runner import Run
 from lipsync.engine.step import Step
 from lipsync.model.folding import fold
@@ -20,23 +21,22 @@ _SHAPES = 64
 
 
 class Network:
-    """One set of weights, as a ``Run`` in every number format. ``model`` is left alone."""
+    """One set of weights, as a ``Run`` in every number format, quickest at one batch size. ``model`` is left alone."""
 
-    def __init__(self, model: Wav2Lip, *, device: torch.device, techniques: Techniques) -> None:
+    def __init__(self, model: Wav2Lip, *, device: torch.device, techniques: Techniques, batch_size: int) -> None:
         self._model = fold(model) if techniques.folded else copy.deepcopy(model).eval()
-        self._device = device
+        self._device, self._batch_size = device, batch_size
         self._channels_last = techniques.channels_last
+        self._packed = techniques.packed and techniques.folded and techniques.channels_last and device.type == "cpu"
         self._steps: dict[Precision, Step] = {}
 
     def plain(self, precision: Precision) -> Run:
         """Layer by layer."""
         if precision not in self._steps:
-            dtype = DTYPES[precision]
-            is_base = self._device.type == "cpu" and dtype == torch.float32
-            model = self._model if is_base else copy.deepcopy(self._model).to(self._device, dtype)
-            if self._channels_last:
-                model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            self._steps[precision] = Step(model, device=self._device, dtype=dtype, channels_last=self._channels_last)
+            model, dtype = self._laid_out(precision), DTYPES[precision]
+            self._steps[precision] = self._step(
+                pack(model, self._batch_size) if self._packed and can_pack(dtype) else model, dtype
+            )
         return self._steps[precision]
 
     def compiled(self, precision: Precision) -> Run:
@@ -45,8 +45,20 @@ class Network:
         options: dict[str, Any] = {"freezing": True}
         if self._device.type == "cuda":
             options = {"max_autotune": True, "coordinate_descent_tuning": True}
-        step: Run = torch.compile(self.plain(precision), dynamic=False, options=options)
-        return step
+        step = self._step(self._laid_out(precision), DTYPES[precision])  # not packed: the compiler does that itself
+        run: Run = torch.compile(step, dynamic=False, options=options)
+        return run
+
+    def _laid_out(self, precision: Precision) -> Wav2Lip:
+        dtype = DTYPES[precision]
+        is_base = self._device.type == "cpu" and dtype == torch.float32
+        model = self._model if is_base else copy.deepcopy(self._model).to(self._device, dtype)
+        if self._channels_last:
+            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return model
+
+    def _step(self, model: Wav2Lip, dtype: torch.dtype) -> Step:
+        return Step(model, device=self._device, dtype=dtype, channels_last=self._channels_last)
 
 
 def for_many_shapes() -> AbstractContextManager[None]:
