@@ -21,8 +21,8 @@ class _Entry(Generic[V]):
 
 
 class LruCache(Generic[V]):
-    """Thread-safe; ``capacity`` 0 keeps nothing. What nobody asked for in ``ttl_s`` is thrown out at the next call;
-    an entry of more than ``capacity_bytes``, by what ``put`` says of it, at once."""
+    """Thread-safe; ``capacity`` 0 keeps nothing. What nobody asked for in ``ttl_s`` is thrown out at the next call. An
+    entry of more than ``capacity_bytes``, by what ``put`` says of it, is not kept, and costs no other its place."""
 
     def __init__(
         self,
@@ -52,6 +52,8 @@ class LruCache(Generic[V]):
             self._expire()
             if key in self._entries:
                 self.byte_count -= self._entries.pop(key).byte_count
+            if byte_count > self._capacity_bytes:
+                return
             self._entries[key] = _Entry(value, byte_count, self._clock())
             self.byte_count += byte_count
             while len(self._entries) > self._capacity or self.byte_count > self._capacity_bytes:

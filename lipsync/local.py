@@ -19,6 +19,7 @@ from lipsync.errors import InvalidOption
 from lipsync.faces.chunk import ChunkDetections, detect_chunk
 from lipsync.faces.detector import Detector, DetectorName
 from lipsync.flow import call, iterate, stoppable
+from lipsync.kept import KeptDetections, KeptStills
 from lipsync.media.decode import FrameReader, Geometry, Glimpse
 from lipsync.media.encode import encode_segment
 from lipsync.media.index import build_index
@@ -60,9 +61,9 @@ class LocalStages:
     """Everything on threads of this process; calls for several requests at once do not disturb each other.
 
     ``create_detector`` makes the detector of an option set's name; it is called once per name. ``cache_entries`` face
-    inputs keep their index, and as many source chunks their detections, by content and options, for ``cache_ttl_s``
-    after their last use. A detector is given at most ``face_det_batch_size`` frames at a time. Raises
-    InvalidOption where that is below 1.
+    inputs keep their index, as many their detections, and as many stills their picture, by content and options, for
+    ``cache_ttl_s`` after their last use; detections take at most ``cache_bytes``, and so do pictures. A detector is
+    given at most ``face_det_batch_size`` frames at a time. Raises InvalidOption where that is below 1.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class LocalStages:
         workers: int,
         face_det_batch_size: int = 16,
         cache_entries: int = 64,
+        cache_bytes: int = 256_000_000,
         cache_ttl_s: float = math.inf,
         encode: Encode = encode_segment,
     ) -> None:
@@ -86,7 +88,8 @@ class LocalStages:
         self._detectors_lock = threading.Lock()
         self._renderer = Renderer(generator, self._threads, encode=encode)
         self._indexes: LruCache[tuple[MediaInfo, Index]] = LruCache(cache_entries, ttl_s=cache_ttl_s)
-        self._detections: LruCache[ChunkDetections] = LruCache(cache_entries, ttl_s=cache_ttl_s)
+        self._detections = KeptDetections(cache_entries, most_bytes=cache_bytes, ttl_s=cache_ttl_s)
+        self._stills = KeptStills(cache_entries, most_bytes=cache_bytes, ttl_s=cache_ttl_s)
 
     def encoding_with(self, encode: Encode) -> LocalStages:
         """The same threads, engine and caches, with another end of the line than an mp4 encoder."""
@@ -109,6 +112,15 @@ class LocalStages:
         geometry = Geometry(resize_factor=options.resize_factor, rotate=options.rotate, crop=options.crop)
         return FaceInput.of(job.face, *known, geometry)
 
+    async def prepare(self, job: Job, face: FaceInput) -> None:
+        """Decode the picture of a still now. A video is decoded where its frames are used."""
+        if face.is_image:
+            await call(self._threads, partial(self._prepare, job, face))
+
+    def _prepare(self, job: Job, face: FaceInput) -> None:
+        with self._stills.with_picture(face, job.limits).open(job.limits) as reader:
+            next(reader.read([0]))
+
     def voice(self, job: Job, span: Span) -> AsyncGenerator[VoiceChunk, None]:
         """The voice, on one thread at a time. Raises the errors of ``probe_voice`` and ``voice_chunks``."""
         return iterate(self._threads, partial(_timed_voice, job, span))
@@ -121,12 +133,12 @@ class LocalStages:
         self, job: Job, face: FaceInput, chunks: Sequence[range], stop: threading.Event
     ) -> Generator[ChunkDetections, None, None]:
         detector = self._detector(job.options.detector)
-        with face.open(job.limits) as reader:
+        key = _looking_key(job, face)
+        with self._stills.with_picture(face, job.limits).open(job.limits) as reader:
             frames = _StoppableFrames(reader, stop)
             for chunk in chunks:
                 started = time.perf_counter()
-                key = self._detection_key(job, chunk)
-                found = self._detections.get(key)
+                found = self._detections.get(key, chunk)
                 if found is None:
                     found = detect_chunk(
                         frames,
@@ -138,14 +150,8 @@ class LocalStages:
                         size=(face.width, face.height),
                         batch_size=self._face_det_batch_size,
                     )
-                    self._detections.put(key, found)
+                    self._detections.put(key, chunk, found)
                 yield replace(found, spent_s=time.perf_counter() - started)
-
-    def _detection_key(self, job: Job, chunk: range) -> Hashable:
-        options = job.options
-        geometry = (options.resize_factor, options.rotate, options.crop)
-        looking = (options.detector, options.detect_every, options.face_choice, options.compat, options.static)
-        return (job.face.content_hash, geometry, looking, chunk)
 
     def load_detector(self, name: DetectorName) -> None:
         """Load a detector before the first request needs it. Raises DetectorUnavailable."""
@@ -162,6 +168,7 @@ class LocalStages:
     ) -> AsyncGenerator[Fragment, None]:
         """Render on threads, patches from the engine."""
         claim = Claim(request=job.request, priority=job.priority)
+        face = self._stills.with_picture(face, job.limits)
         return self._renderer.render(face, run, fps=fps, options=job.options, limits=job.limits, claim=claim)
 
     @property
@@ -179,9 +186,24 @@ class LocalStages:
         """Throw out what the caches have kept too long, also where nobody calls any more."""
         self._indexes.expire()
         self._detections.expire()
+        self._stills.expire()
 
     def close(self) -> None:
         self._threads.shutdown(wait=True, cancel_futures=True)
+
+
+def _looking_key(job: Job, face: FaceInput) -> Hashable:
+    """What detections depend on besides the frames that are looked at."""
+    options = job.options
+    return (
+        job.face.content_hash,
+        job.limits,
+        face.geometry,
+        options.detector,
+        options.detect_every,
+        options.face_choice,
+        options.compat,
+    )
 
 
 class _StoppableFrames:

@@ -63,9 +63,10 @@ class LipsyncService:
     computes in fp32, or in bf16 if ``amp_dtype`` says so. ``memory_fraction`` bounds this process's share of a CUDA
     device's memory. ``wav2lip_batch_size`` defaults to 512 on CUDA and to what measured best on a CPU. ``workers``
     threads (one per core) do the CPU work. ``yunet_path`` defaults to the file that was pulled, if any.
-    ``cache_entries`` bounds what is remembered of face inputs, by content and options, never by file name. ``meters``
-    gets the metrics, for example ``PrometheusMeters(registry)``; the queue and the device's load are shown as of the
-    last batch.
+    The last ``cache_entries`` face inputs are remembered, by content and options, never by file name: their headers,
+    where their faces are (at most ``cache_bytes`` for all, some 50 kB for ten seconds of one face) and the decoded
+    pictures of stills (at most ``cache_bytes``, 3 MB for 1920×1080). ``meters`` gets the metrics, for example
+    ``PrometheusMeters(registry)``; the queue and the device's load are shown as of the last batch.
 
     Raises CheckpointError and its kin, DeviceUnavailable.
     """
@@ -88,6 +89,7 @@ class LipsyncService:
         s3fd_path: str | os.PathLike[str] | None = None,
         workers: int | None = None,
         cache_entries: int = 64,
+        cache_bytes: int = 256_000_000,
         limits: Limits | None = None,
         tuning: Tuning | None = None,
         meters: Meters | None = None,
@@ -121,6 +123,7 @@ class LipsyncService:
                 workers=workers,
                 face_det_batch_size=face_det_batch_size,
                 cache_entries=cache_entries,
+                cache_bytes=cache_bytes,
             )
         except BaseException:
             self._generator.close()
@@ -218,7 +221,7 @@ class LipsyncService:
         return run_to_end(read_bytes(self.fragments(self.job(face, voice, options))))
 
     def preload_static_face(self, face_path: Source, options: Options | None = None) -> None:
-        """Probe a picture and find its face now: later calls with the same picture and options start at once."""
+        """Decode a picture and find its face now: later calls with the same picture and options start at once."""
         run_to_end(self._preload(self.job(face_path, NO_VOICE, options)))
 
     def preload_video_cache(self, face_path: Source, options: Options | None = None) -> None:
@@ -227,6 +230,9 @@ class LipsyncService:
 
     async def _preload(self, job: Job) -> None:
         face = await self.stages.open_face(job)
+        await self.stages.prepare(job, face)
+        if job.options.box is not None or job.options.boxes is not None:
+            return  # nobody will look for it
         tuning = self._tuning
         count = 1 if job.options.static else len(face.index)
         chunks = source_chunks(count, size=tuning.longest_chunk, shortest=tuning.shortest_chunk)

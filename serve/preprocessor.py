@@ -24,7 +24,7 @@ from .logs import quiet_opencv
 from .niceness import give_way
 from .settings import Settings
 from .solitude import Solitude, begun
-from .wire import FaceHeader, JobRef, Stills
+from .wire import FaceHeader, JobRef
 
 
 class Preprocessor:
@@ -49,9 +49,9 @@ class Preprocessor:
             create_detector=partial(detector_from_files, settings.yunet_path, settings.s3fd_path, "auto", 16),
             workers=worker.threads,
             cache_entries=worker.cache_entries,
+            cache_bytes=worker.cache_bytes,
             cache_ttl_s=worker.cache_ttl_s,
         )
-        self._stills = Stills(worker)
         self._solitude = Solitude()
         warm_up_mel()
         self._stages.load_detector("auto")
@@ -94,7 +94,7 @@ class Preprocessor:
                 async for word in begun():
                     yield word
             job = await ref.resolve()
-            async with aclosing(self._stages.detect(job, self._stills.open(job, header), chunks)) as found:
+            async with aclosing(self._stages.detect(job, header.face_of(job), chunks)) as found:
                 async for detections in found:
                     yield detections
 
@@ -102,7 +102,6 @@ class Preprocessor:
         """Ray calls this now and then: the time to forget what is old. Raises EngineError where a thread hangs."""
         refuse_hung_threads(self._stages, self._deadline_s)
         self._stages.expire()
-        self._stills.expire()
 
     def __del__(self) -> None:
         if hasattr(self, "_stages"):

@@ -19,7 +19,7 @@ from .logs import quiet_opencv
 from .niceness import give_way
 from .settings import Settings
 from .solitude import Solitude, begun
-from .wire import FaceHeader, JobRef, Stills
+from .wire import FaceHeader, JobRef
 
 
 class Renderer:
@@ -35,10 +35,11 @@ class Renderer:
             RemoteGenerator(generator),
             create_detector=_no_detector,
             workers=worker.threads,
-            cache_entries=0,
+            cache_entries=worker.cache_entries,
+            cache_bytes=worker.cache_bytes,
+            cache_ttl_s=worker.cache_ttl_s,
         )
         self._solitude = Solitude()
-        self._stills = Stills(worker)
 
     async def render(
         self, ref: JobRef, header: FaceHeader, run: Sequence[SegmentTask], fps: Fraction, *, alone: bool
@@ -49,14 +50,14 @@ class Renderer:
                 async for word in begun():
                     yield word
             job = await ref.resolve()
-            async with aclosing(self._stages.render(job, self._stills.open(job, header), run, fps=fps)) as fragments:
+            async with aclosing(self._stages.render(job, header.face_of(job), run, fps=fps)) as fragments:
                 async for fragment in fragments:
                     yield fragment
 
     def check_health(self) -> None:
         """Ray calls this now and then: the time to forget what is old. Raises EngineError where a thread hangs."""
         refuse_hung_threads(self._stages, self._deadline_s)
-        self._stills.expire()
+        self._stages.expire()
 
     def __del__(self) -> None:
         if hasattr(self, "_stages"):

@@ -69,9 +69,12 @@ class WorkerSettings(_Strict):
     cache_entries: int = Field(
         64,
         ge=0,
-        description="results remembered by content: a Preprocessor's indexes and detections, a Renderer's open stills",
+        description="face inputs of which results are remembered by content: a Preprocessor's indexes and detections, "
+        "the pictures of stills",
     )
-    cache_bytes: int = Field(256_000_000, ge=0, description="the pictures of still faces among them, decoded")
+    cache_bytes: int = Field(
+        256_000_000, ge=0, description="most bytes of these pictures, decoded, and as many of detections"
+    )
     cache_ttl_s: float = Field(900.0, gt=0, description="for how long after their last use")
 
 

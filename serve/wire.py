@@ -7,24 +7,19 @@ reference: pickled by any other way, Ray keeps what they name for as long as the
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import ray
 
-from lipsync.cache import LruCache
 from lipsync.core import U8, Index, MediaInfo
 from lipsync.errors import UnreadableMedia
-from lipsync.media.decode import Geometry, StillCell
+from lipsync.media.geometry import Geometry
 from lipsync.media.source import Blob
 from lipsync.options import Limits, Options
 from lipsync.pipeline import Job
 from lipsync.render import FaceInput
-
-from .settings import WorkerSettings
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,25 +90,6 @@ class FaceHeader:
     def of(cls, face: FaceInput) -> FaceHeader:
         return cls(face.info, face.index, face.geometry, face.width, face.height)
 
-
-class Stills:
-    """The decoded pictures of still faces that a replica has at hand, so that one is decoded once for all segments.
-    One that is thrown out lives as long as the segments that use it."""
-
-    def __init__(self, settings: WorkerSettings, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._cells: LruCache[StillCell] = LruCache(
-            settings.cache_entries, capacity_bytes=settings.cache_bytes, ttl_s=settings.cache_ttl_s, clock=clock
-        )
-
-    def open(self, job: Job, header: FaceHeader) -> FaceInput:
-        """The job's face input, its bytes and its picture in place."""
-        key = (job.face.content_hash, job.limits)
-        cell = self._cells.get(key) if header.info.kind == "image" else None
-        if cell is None:
-            cell = StillCell()
-            if header.info.kind == "image":
-                self._cells.put(key, cell, byte_count=header.width * header.height * 3 // 2)
-        return FaceInput(job.face, header.info, header.index, header.geometry, header.width, header.height, still=cell)
-
-    def expire(self) -> None:
-        self._cells.expire()
+    def face_of(self, job: Job) -> FaceInput:
+        """The job's face input, its bytes in place."""
+        return FaceInput(job.face, self.info, self.index, self.geometry, self.width, self.height)

@@ -7,6 +7,7 @@ import math
 import os
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,13 +17,13 @@ import pytest
 from lipsync import compose
 from lipsync.cache import LruCache
 from lipsync.compile_cache import keep_compiled, trim
-from lipsync.core import Index, MediaInfo
+from lipsync.core import Detection, Index, MediaInfo
+from lipsync.faces.chunk import ChunkDetections
+from lipsync.kept import KeptDetections, KeptStills
 from lipsync.media.geometry import Geometry
 from lipsync.media.source import Blob
-from lipsync.options import Limits, Options
-from lipsync.pipeline import Job
-from serve.settings import WorkerSettings
-from serve.wire import FaceHeader, Stills
+from lipsync.options import Limits
+from lipsync.render import FaceInput
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -48,7 +49,12 @@ def test_a_cache_is_bounded_in_bytes_and_throws_out_the_longest_unused() -> None
     cache.put("a", "another", byte_count=10)
     assert (cache.get("a"), cache.byte_count) == ("another", 40)
     cache.put("d", "d", byte_count=101)
-    assert len(cache) == cache.byte_count == 0, "what fits in no case is not kept either"
+    assert (cache.get("d"), len(cache), cache.byte_count) == (None, 2, 40), (
+        "what fits in no case is not kept, and costs no other its place"
+    )
+    cache.put("c", "c", byte_count=101)
+    cache.put("a", "a", byte_count=101)
+    assert (cache.get("a"), len(cache), cache.byte_count) == (None, 0, 0), "nor does an old value stay in its place"
 
 
 def test_a_cache_forgets_what_nobody_asked_for_and_its_bytes() -> None:
@@ -63,26 +69,63 @@ def test_a_cache_forgets_what_nobody_asked_for_and_its_bytes() -> None:
     assert (len(cache), cache.byte_count, cache.get("a")) == (1, 40, "a")
 
 
-def still(number: int, width: int, height: int) -> tuple[Job, FaceHeader]:
+def still(number: int, width: int, height: int) -> FaceInput:
     blob = Blob.of(b"still %d" % number, limit_bytes=100)
     index = Index(np.zeros(1, np.int64), np.ones(1, np.bool_), 0, Fraction(1))
     info = MediaInfo("image", "PNG", blob.byte_count)
-    return Job(blob, blob, Options(), Limits()), FaceHeader(info, index, Geometry(), width, height)
+    return FaceInput(blob, info, index, Geometry(), width, height)
 
 
 def test_decoded_stills_are_bounded_in_bytes_and_in_age() -> None:
     clock = Clock()
-    stills = Stills(WorkerSettings(cache_bytes=2 * 400 * 300 * 3 // 2, cache_ttl_s=60), clock=clock)
-    small = [still(number, 400, 300) for number in range(3)]
-    first, second, _ = kept = [stills.open(*one).still for one in small]
-    assert stills.open(*small[1]).still is second
-    assert stills.open(*small[0]).still is not first, "two of that size are room for two"
-    large = still(9, 4000, 3000)
-    assert stills.open(*large).still is not stills.open(*large).still
-    kept = [stills.open(*one).still for one in small[:2]]
+    stills = KeptStills(64, most_bytes=2 * 400 * 300 * 3 // 2, ttl_s=60, clock=clock)
+
+    def cell(number: int, width: int = 400, height: int = 300) -> object:
+        return stills.with_picture(still(number, width, height), Limits()).still
+
+    first, second, _ = [cell(number) for number in range(3)]
+    assert cell(1) is second
+    assert cell(0) is not first, "two of that size are room for two"
+    assert cell(9, 4000, 3000) is not cell(9, 4000, 3000)
+    kept = [cell(0), cell(1)]
     clock.now_s = 61
     stills.expire()
-    assert [stills.open(*one).still is cell for one, cell in zip(small, kept, strict=False)] == [False, False]
+    assert cell(0) is not kept[0] and cell(1) is not kept[1]
+
+
+def seen(first: int, *, faces: int) -> ChunkDetections:
+    face = Detection(0.0, 0.0, 9.0, 9.0, 0.9)
+    return ChunkDetections(first, first + 10, {first: [face] * faces, first + 5: [face] * faces}, ())
+
+
+def test_detections_of_a_face_input_are_kept_and_dropped_together() -> None:
+    kept = KeptDetections(2, most_bytes=math.inf)
+    chunks = [range(first, first + 10) for first in range(0, 100, 10)]
+    for key in ("a", "b", "c"):
+        for chunk in chunks:
+            kept.put(key, chunk, seen(chunk.start, faces=1))
+    assert [[kept.get(key, chunk) is not None for chunk in chunks] for key in ("a", "b", "c")] == [
+        [False] * 10, [True] * 10, [True] * 10,
+    ]  # fmt: skip
+
+
+def test_detections_are_bounded_in_bytes() -> None:
+    kept = KeptDetections(64, most_bytes=5_000)
+    kept.put("a", range(10), seen(0, faces=1))
+    kept.put("b", range(10), seen(0, faces=1))
+    assert kept.get("a", range(10)) and kept.get("b", range(10))
+    kept.put("b", range(10, 20), seen(10, faces=1))
+    assert kept.get("a", range(10)) is None and kept.get("b", range(10))
+    kept.put("c", range(10), seen(0, faces=100))
+    assert kept.get("c", range(10)) is None and kept.get("b", range(10)), "what fits in no case drops no other"
+
+
+def test_no_chunk_is_lost_where_several_threads_look_at_one_input() -> None:
+    kept = KeptDetections(2, most_bytes=math.inf)
+    chunks = [range(first, first + 10) for first in range(0, 2_000, 10)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda chunk: kept.put("a", chunk, seen(chunk.start, faces=1)), chunks))
+    assert all(kept.get("a", chunk) is not None for chunk in chunks)
 
 
 def test_masks_of_faces_of_every_size_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:

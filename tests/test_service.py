@@ -184,8 +184,47 @@ def test_a_preloaded_face_is_not_looked_for_again(service, short_voice, looked):
     looked.clear()
     service.process(demo_face(), short_voice, frame_sink=lambda frame: None)
     assert looked == []
+    service.process(demo_face(), short_voice, frame_sink=lambda frame: None, static=True)
+    assert looked == [], "a picture stands still whether or not that is said"
     service.process(demo_face(), short_voice, frame_sink=lambda frame: None, options=Options(detect_every=1))
     assert looked != [], "other options: another look"
+
+
+def test_a_preloaded_still_is_not_decoded_again(service, short_voice, monkeypatch, looked):
+    given = [(demo_face(), Options()), (image_bytes(format="png", size=(128, 128)), Options(box=BOX))]
+    for face, options in given:
+        service.preload_static_face(face, options)
+    assert len(looked) <= 1, "where the box is given nothing is looked for"
+    monkeypatch.setattr("lipsync.media.decode.decode_still", lambda *_: pytest.fail("decoded again"))
+    for face, options in given:
+        for _ in range(2):
+            assert service.process(face, short_voice, frame_sink=lambda frame: None, options=options)
+
+
+def test_as_many_preloaded_clips_stay_as_the_cache_has_entries(looked):
+    tuning = Tuning(shortest_chunk=3, longest_chunk=4)
+    clips = [video_bytes(frames=20, size=(96, 96), draw=moving_square(n)) for n in range(3)]
+    with LipsyncService(seeded_generator(0, widths=NARROW), "cpu", workers=2, cache_entries=2, tuning=tuning) as made:
+
+        def looks(number: int) -> bool:
+            looked.clear()
+            made.preload_video_cache(clips[number])
+            return looked != []
+
+        assert looks(0) and looks(1)
+        assert not looks(0) and not looks(1), "two clips of five chunks each, two entries"
+        assert looks(2) and not looks(1) and looks(0), (
+            "the one that was not used for longest has gone, with all its chunks"
+        )
+
+
+def moving_square(number: int):
+    def draw(n: int, width: int, height: int) -> np.ndarray:
+        frame = np.full((height, width, 3), 40 * number, np.uint8)
+        frame[n : n + 20, 10:30] = 200
+        return frame
+
+    return draw
 
 
 def test_a_preloaded_video_is_neither_indexed_nor_looked_through_again(service, looked, monkeypatch):
