@@ -11,8 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
-import numpy as np
-
 from lipsync.batcher import FrameBatcher
 from lipsync.batcher.settings import BatchReport
 from lipsync.checkpoints import load_generator
@@ -75,12 +73,12 @@ class LipsyncService:
         self,
         checkpoint_path: str | os.PathLike[str] | Wav2Lip | None = None,
         device: str = "auto",
-        *,
         face_det_batch_size: int = 16,
         wav2lip_batch_size: int | None = None,
         amp_dtype: Literal["fp16", "bf16"] = "fp16",
         use_fp16: bool = True,
         use_compile: bool = True,
+        *,
         compile_cache: str | os.PathLike[str] | None = None,
         memory_fraction: float | None = None,
         exact: bool = False,
@@ -134,7 +132,6 @@ class LipsyncService:
         face_path: Source,
         audio_path: Source | None = None,
         output_path: str | os.PathLike[str] | None = None,
-        *,
         static: bool | None = None,
         fps: float | str | Fraction | None = None,
         pads: Sequence[int] | None = None,
@@ -146,6 +143,7 @@ class LipsyncService:
         audio_waveform: F32 | None = None,
         audio_sample_rate: int | None = None,
         frame_sink: FrameSink | None = None,
+        *,
         options: Options | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> Stats:
@@ -320,7 +318,7 @@ def _tuple(numbers: Sequence[int] | None) -> tuple[int, ...] | None:
 
 def _voice_source(audio: Source | None, waveform: F32 | None, sample_rate_hz: int | None) -> Source | Waveform:
     if waveform is not None and audio is None and sample_rate_hz is not None:
-        return Waveform(np.asarray(waveform, np.float32), sample_rate_hz)
+        return Waveform(waveform, sample_rate_hz)
     if audio is not None and waveform is None:
         return audio
     raise InvalidOption("Give either audio_path, or audio_waveform together with audio_sample_rate.")

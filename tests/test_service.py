@@ -135,6 +135,37 @@ def test_the_named_arguments_of_the_reference_are_understood(service, tmp_path, 
     assert max(np.abs(rows - outside[0]).max() for rows in outside) <= 12, "static: one source frame throughout"
 
 
+def test_arguments_may_be_given_by_position_in_the_order_of_the_service_whose_place_this_takes(tmp_path):
+    waveform = np.random.default_rng(0).normal(0, 0.1, 9_600).astype(np.float32)
+    face, seen = video_bytes(frames=30, size=(256, 192)), []
+    with LipsyncService(seeded_generator(0, widths=NARROW), "cpu", 16, 8, "fp16", True, True) as made:
+        # static, fps, pads, resize_factor, crop, box, rotate, nosmooth, waveform, its rate, sink
+        stats = made.process(
+            face, None, None, True, 20.0, (0, 10, 0, 0), 2, (0, -1, 0, 90), (10, 100, 5, 80), True, False,
+            waveform, 16_000, seen.append,
+        )  # fmt: skip
+    assert stats["num_frames"] == len(seen) == 12 and stats["fps"] == 20.0
+    assert {frame.shape for frame in seen} == {(128, 90, 3)}
+    assert len({frame[105:].tobytes() for frame in seen}) == 1, "static"
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.uint8, np.int32, np.bool_])
+def test_a_waveform_that_is_not_of_floats_is_refused(service, dtype):
+    waveform = np.ones(16_000, dtype)
+    face = image_bytes(format="png", size=(128, 128))
+    with pytest.raises(InvalidOption, match=f"holds {waveform.dtype}; give floats"):
+        service.process(face, box=BOX, audio_waveform=waveform, audio_sample_rate=16_000, frame_sink=lambda frame: None)
+
+
+def test_a_waveform_may_be_a_list_or_of_any_float_type(service):
+    face = image_bytes(format="png", size=(128, 128))
+    for waveform in ([0.0, 0.1] * 4_000, np.zeros(8_000, np.float64), np.zeros((2, 8_000), np.float16)):
+        stats = service.process(
+            face, box=BOX, audio_waveform=waveform, audio_sample_rate=16_000, frame_sink=lambda frame: None
+        )
+        assert stats["num_frames"] == 13
+
+
 def test_the_references_defaults_for_crop_and_box_mean_none(service, tmp_path, short_voice):
     with pytest.raises(NoFace):
         service.process(
