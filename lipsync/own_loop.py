@@ -24,10 +24,20 @@ class OwnLoop:
         return self
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """What ``work`` returns, or raises."""
+        """What ``work`` returns, or raises. Where a KeyboardInterrupt comes, ``work`` is cancelled and ends first."""
         if self._thread is None:
-            return self._runner.run(work)
+            return self._run(work)
         return self._thread.submit(self._runner.run, work).result()
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        task = self._runner.get_loop().create_task(work)
+        try:
+            return self._runner.run(_result_of(task))
+        except KeyboardInterrupt:
+            # WHY: the runner would cancel every task at once when it is closed, also those that clean up after others
+            task.cancel()
+            self._runner.run(_end_of(task))
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -37,6 +47,16 @@ class OwnLoop:
             return
         with self._thread:
             self._thread.submit(self._runner.close).result()
+
+
+async def _result_of(task: asyncio.Task[T]) -> T:
+    return await task
+
+
+async def _end_of(task: asyncio.Task[Any]) -> None:
+    await asyncio.wait([task])
+    if not task.cancelled():
+        task.exception()  # what went wrong while it ended interests nobody
 
 
 def run_to_end(work: Coroutine[Any, Any, T]) -> T:

@@ -329,8 +329,22 @@ def on_a_terminal(folder, *arguments: str) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said.decode())
 
 
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM], ids=lambda sign: sign.name)
-def test_a_run_that_is_stopped_says_so_and_leaves_nothing(folder, sign):
+INT, TERM = signal.SIGINT, signal.SIGTERM
+
+
+@pytest.mark.parametrize(
+    ("signs", "after_s"),
+    [
+        ([INT], 0.0),
+        ([TERM], 0.0),
+        # an impatient caller: 40 ms apart until it has ended, wherever the first one finds it
+        *[([INT] * 100, after_s) for after_s in (0.0, 0.1, 0.3)],
+        ([TERM] * 100, 0.2),
+        ([INT, TERM] * 50, 0.0),
+    ],
+    ids=lambda value: f"{len(value)} {value[0].name}" if isinstance(value, list) else None,
+)
+def test_a_run_that_is_stopped_says_so_and_leaves_nothing(folder, signs, after_s):
     (folder / "long.wav").write_bytes(audio_bytes(seconds=120))
     (folder / "stopped").mkdir(exist_ok=True)
     command = [
@@ -344,11 +358,47 @@ def test_a_run_that_is_stopped_says_so_and_leaves_nothing(folder, sign):
     while not list((folder / "stopped").iterdir()):
         assert running.poll() is None, "it ended before it began to write"
         time.sleep(0.05)
-    running.send_signal(sign)
+    time.sleep(after_s)
+    for sign in signs:
+        if running.poll() is None:
+            running.send_signal(sign)
+            time.sleep(0.04)
     said = running.communicate(timeout=30)[1]
-    assert running.returncode == 130
-    assert said.endswith("interrupted; nothing was left behind\n") and "Traceback" not in said
+    assert (running.returncode, said) == (130, "checkpoint: model.pth\ninterrupted; nothing was left behind\n")
     assert list((folder / "stopped").iterdir()) == []
+
+
+def test_an_ending_that_hangs_can_be_ended_all_the_same(folder):
+    code = """if True:
+        import time
+        import lipsync.cli
+        from lipsync.cli import stopping
+
+        def hang(**_):
+            try:
+                print("working", flush=True)
+                time.sleep(60)
+            except KeyboardInterrupt:
+                print("ending", flush=True)
+                time.sleep(60)
+
+        stopping.PATIENCE_S = 0.5
+        lipsync.cli.app = hang
+        lipsync.cli.main()
+    """
+    running = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert running.stdout.readline() == "working\n"
+    running.send_signal(INT)
+    assert running.stdout.readline() == "ending\n"
+    running.send_signal(INT)
+    time.sleep(0.6)
+    assert running.poll() is None, "two at once are one"
+    running.send_signal(INT)
+    said = running.communicate(timeout=10)[1]
+    assert running.returncode == 130
+    assert said.startswith("interrupted before the ending was over") and said.count("\n") == 1
 
 
 def test_the_version_is_told(folder):

@@ -3,13 +3,13 @@
 Results go to stdout, progress and errors to stderr; with ``--json`` a result, or an error, is one JSON object. Exit
 codes: 0 done; 1 a defect of ours; 2 wrong usage; 3 the input is at fault; 4 a checkpoint, weights file or detector is
 missing or wrong; 5 the device failed; 6 the result cannot be written; 7 a served application refused or failed; 130
-interrupted.
+interrupted. Ctrl-C (or SIGTERM) ends the work and removes what it had begun; where that takes more than five seconds,
+one more Ctrl-C ends the process as it is.
 """
 
 from __future__ import annotations
 
 import json
-import signal
 import sys
 from importlib.metadata import version
 from typing import Annotated
@@ -19,7 +19,8 @@ import typer
 from rich.console import Console
 
 from lipsync.allocator import trim_regularly
-from lipsync.cli import bench, demo, doctor, inspect_inputs, remote, run, weights
+from lipsync.cli import bench, demo, doctor, inspect_inputs, remote, run, stopping, weights
+from lipsync.cli.stopping import INTERRUPTED
 from lipsync.errors import (
     CheckpointError,
     DetectorUnavailable,
@@ -43,8 +44,6 @@ EXIT_CODES: dict[type[LipsyncError], int] = {
     OutputError: 6,
     ServiceError: 7,
 }
-
-INTERRUPTED = 130
 
 app = typer.Typer(
     name="lipsync",
@@ -85,24 +84,30 @@ def exit_code(error: LipsyncError) -> int:
 
 def main() -> None:
     """Run the command line; errors become one plain sentence (or one JSON object with ``--json``) and an exit code."""
-    # WHY: stopping as on Ctrl-C lets a run remove its temporary files
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    # WHY: a shell that starts us in the background has SIGINT ignored, and SIGTERM would come to nothing too
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        stopping.listen()
+        code = _run()
+        if code != INTERRUPTED:  # typer's word for KeyboardInterrupt
+            stopping.stop_listening()
+    except KeyboardInterrupt:  # where typer does not hear of it
+        code = INTERRUPTED
+    if code == INTERRUPTED:
+        stopping.end("interrupted; nothing was left behind")
+    sys.exit(code)
+
+
+def _run() -> int:
     # WHY: OpenCV 5 warns for each YuNet it loads that it ignores a setting of its own
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
     trim_regularly()
     try:
         # WHY: in typer's standalone mode wrong usage would be drawn as a box of several lines
-        code = app(standalone_mode=False) or 0
+        return app(standalone_mode=False) or 0
     except LipsyncError as error:
-        code = _fail(error)
+        return _fail(error)
     except typer.TyperException as misuse:
         # NOTE: a bare `lipsync` has printed its help by now, and has nothing more to say
-        code = _fail(_wrong_usage(misuse)) if misuse.format_message() else EXIT_CODES[InvalidOption]
-    if code == INTERRUPTED:  # typer's word for KeyboardInterrupt
-        print("interrupted; nothing was left behind", file=sys.stderr)
-    sys.exit(code)
+        return _fail(_wrong_usage(misuse)) if misuse.format_message() else EXIT_CODES[InvalidOption]
 
 
 def _wrong_usage(misuse: typer.TyperException) -> InvalidOption:
