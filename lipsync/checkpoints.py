@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,6 +23,7 @@ Shape = tuple[int, ...]
 
 _ACCEPTED_DTYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+_TRUNKS = ("face_encoder_blocks.", "audio_encoder.", "face_decoder_blocks.", "output_block.")
 _USE_INSTEAD = "Give the 96 × 96 Wav2Lip generator (wav2lip.pth, wav2lip_gan.pth, or one converted from them)."
 
 
@@ -142,12 +143,18 @@ def _refuse_other_networks(path: Path, tensors: Mapping[str, Tensor]) -> None:
         raise CheckpointMismatch(
             f"{path} holds the lip-sync expert that Wav2Lip was trained against, not the generator. {_USE_INSTEAD}"
         )
-    grown = [name for name in tensors if name.endswith("act.weight") or name.startswith("face_encoder_blocks.7.")]
-    if grown:
+    if grown := _grown(tensors):
         raise CheckpointMismatch(
             f"{path} holds a variant for larger faces (256, 288 or 384 pixels; it has {grown[0]}), which is "
             f"another network. {_USE_INSTEAD}"
         )
+
+
+def _grown(names: Iterable[str]) -> list[str]:
+    """Layers beyond those of the 96 × 96 generator, named as its own are: other widths have no others."""
+    with torch.device("meta"):
+        known = Wav2Lip().state_dict().keys()
+    return [name for name in names if name not in known and (name.startswith(_TRUNKS) or name.endswith("act.weight"))]
 
 
 def _compare(path: Path, expected: Mapping[str, Shape], found: Mapping[str, Shape]) -> None:

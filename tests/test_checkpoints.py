@@ -183,6 +183,12 @@ UNREADABLE: dict[str, tuple[Callable[[Path, dict[str, Tensor]], None], str]] = {
     "empty": (make_file(b""), "is empty"),
     "web page": (make_file(b"\n<!DOCTYPE html><html><title>Google Drive</title></html>"), "is a web page"),
     "web page without doctype": (make_file(b"<HTML><body>404</body>"), "is a web page"),
+    "web page by its meta": (make_file(b'<meta charset="utf-8"><title>Sign in</title>'), "is a web page"),
+    "web page by its head": (make_file(b"\xef\xbb\xbf \r\n<head>\n<meta name=x>"), "is a web page"),
+    "web page after a comment": (make_file(b"\n\n<!-- saved -->\n<html>"), "is a web page"),
+    "web page by its script": (make_file(b"<script>location='/login'</script>"), "is a web page"),
+    "web page by its title": (make_file(b"<TITLE>Too many requests</TITLE>"), "is a web page"),
+    "text in brackets": (make_file(b"<metadata of mine>"), "begins with b'<metadata of'"),
     "lfs pointer": (make_file(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"), "git lfs pull"),
     "text": (make_file(b"404: Not Found"), "begins with b'404: Not Fou'"),
     "plain pickle": (make_file(pickle.dumps({"a": 1})), "no checkpoint that this library can read"),
@@ -246,20 +252,22 @@ VARIANCE = "audio_encoder.3.conv_block.1.running_var"
 MISMATCHED: dict[str, tuple[Callable[[dict[str, Tensor]], Any], str]] = {
     "optimizer in a checkpoint": (lambda _: {"optimizer": {"state": {}}, "global_step": 1}, "optimizer's state"),
     "bare optimizer": (lambda _: {"state": {}, "param_groups": []}, "optimizer's state"),
+    "optimizer beside an empty state dict": (
+        lambda _: {"state_dict": {}, "optimizer": {"state": {}}},
+        "optimizer's state",
+    ),
+    "optimizer beside none": (lambda _: {"state_dict": None, "optimizer": {}, "global_step": 3}, "optimizer's state"),
+    "empty state dict": (lambda _: {"state_dict": {}, "global_step": 3}, "holds an empty 'state_dict'"),
+    "no state dict": (lambda _: {"state_dict": None}, "holds an empty 'state_dict'"),
+    "list for a state dict": (lambda s: {"state_dict": list(s.values())}, "'state_dict' of type list"),
+    "state dict within": (lambda s: {"state_dict": {"generator": s}}, "generator is of type dict"),
+    "state dict with numbers": (lambda s: {"state_dict": {**s, "epoch": 3}}, "epoch is of type int"),
     "other wrapping": (lambda s: {"net": s, "epoch": 3}, "holds net, epoch, but no state dict"),
     "empty dict": (lambda _: {}, "holds no tensors"),
     "list": (lambda _: [1, 2], "holds no tensors (a list)"),
     "tensor": (lambda _: torch.zeros(3), "holds no tensors (a Tensor)"),
     "detector": (lambda _: s3fd_entries(), "S3FD, a face detector"),
     "expert": (lambda _: {"face_encoder.0.conv_block.0.weight": torch.zeros(2, 2)}, "lip-sync expert"),
-    "larger faces by blocks": (
-        lambda s: with_entry(s, "face_encoder_blocks.7.0.conv_block.0.weight", torch.zeros(2, 2, 3, 3)),
-        "variant for larger faces",
-    ),
-    "larger faces by prelu": (
-        lambda s: with_entry(s, "face_encoder_blocks.0.0.act.weight", torch.zeros(1)),
-        "variant for larger faces",
-    ),
     "unknown entry": (lambda s: with_entry(s, "extra.weight", torch.zeros(1)), "1 unknown such as extra.weight"),
     "missing entry": (lambda s: without_entry(s, LAST), f"1 missing such as {LAST}"),
     "unrelated network": (lambda _: {"fc.weight": torch.zeros(2, 2)}, "352 missing such as"),
@@ -284,6 +292,71 @@ def test_a_checkpoint_of_something_else_says_what_it_holds(kind: str, state: dic
     with pytest.raises(CheckpointMismatch) as raised:
         load_generator(path)
     assert sentence in raised.value.detail and str(path) in raised.value.detail
+
+
+# Generators for larger faces: known to have more layers than the 96 × 96 one, some of them PReLU, whose slope is saved.
+
+AT_EACH_SIDE = {
+    # sides of the face encoder's maps, block by block: halved until one value is left
+    256: (256, 128, 64, 32, 16, 8, 4, 1),
+    288: (288, 144, 72, 36, 18, 9, 5, 3, 1),
+    384: (384, 192, 96, 48, 24, 12, 6, 3, 1),
+}
+
+
+def larger_generator(side: int, activation: str) -> dict[str, Tensor]:
+    """The entries of a generator for faces of ``side`` pixels: one encoder and one decoder block per size of map."""
+    state: dict[str, Tensor] = {}
+
+    def add(path: str, wide: int, out: int, kernel: int) -> None:
+        state[f"{path}.conv_block.0.weight"] = torch.zeros(out, wide, kernel, kernel)
+        state[f"{path}.conv_block.0.bias"] = torch.zeros(out)
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            state[f"{path}.conv_block.1.{name}"] = torch.ones(out)
+        state[f"{path}.conv_block.1.num_batches_tracked"] = torch.zeros((), dtype=torch.int64)
+        if activation == "prelu":
+            state[f"{path}.act.weight"] = torch.full((1,), 0.25)
+
+    count = len(AT_EACH_SIDE[side])
+    for block in range(count):
+        add(f"face_encoder_blocks.{block}.0", 4 if block else 6, 4, 3 if block else 7)
+        add(f"face_encoder_blocks.{block}.1", 4, 4, 3)
+        add(f"face_decoder_blocks.{block}.0", 8 if block else 4, 4, 3)
+        add(f"face_decoder_blocks.{block}.1", 4, 4, 3)
+    for layer in range(13):
+        add(f"audio_encoder.{layer}", 4 if layer else 1, 4, 3)
+    add("output_block.0", 8, 4, 3)
+    state["output_block.1.weight"], state["output_block.1.bias"] = torch.zeros(3, 4, 1, 1), torch.zeros(3)
+    return state
+
+
+@pytest.mark.parametrize("save", [save_bare, save_wrapped, save_parallel, save_safetensors])
+@pytest.mark.parametrize("activation", ["relu", "prelu"])
+@pytest.mark.parametrize("side", AT_EACH_SIDE)
+def test_a_generator_for_larger_faces_is_named_as_one(
+    side: int, activation: str, save: Callable[[dict[str, Tensor], Path], None], tmp_path: Path
+) -> None:
+    save(larger_generator(side, activation), tmp_path / "larger.pth")
+    for use in (load_generator, inspect):
+        with pytest.raises(CheckpointMismatch, match=r"variant for larger faces \(256, 288 or 384 pixels"):
+            use(tmp_path / "larger.pth")
+
+
+@pytest.mark.parametrize(
+    "added",
+    [
+        "face_encoder_blocks.7.0.conv_block.0.weight",
+        "face_decoder_blocks.7.0.conv_block.0.weight",
+        "face_encoder_blocks.1.3.conv_block.0.weight",
+        "face_decoder_blocks.0.1.conv_block.0.weight",
+        "audio_encoder.13.conv_block.0.weight",
+        "face_encoder_blocks.0.0.act.weight",
+    ],
+)
+def test_one_layer_more_makes_it_another_network(added: str, state: dict[str, Tensor], tmp_path: Path) -> None:
+    save_bare(with_entry(state, added, torch.zeros(1)), tmp_path / "other.pth")
+    with pytest.raises(CheckpointMismatch, match=rf"variant for larger faces .*it has {added}"):
+        load_generator(tmp_path / "other.pth")
 
 
 def test_inspect_knows_the_detector(tmp_path: Path) -> None:

@@ -24,7 +24,9 @@ _ZIP = b"PK\x03\x04"
 _LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """A pickled magic number: how torch.save began its files before it wrote zip archives."""
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-_WEB_PAGE = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<!--")
+_WEB_PAGE = re.compile(
+    rb"<(!doctype|!--|\?xml|(html|head|meta|title|base|link|style|script|body|center|div|svg)[\s/>])"
+)
 _MAX_SAFETENSORS_HEADER = 100_000_000
 
 
@@ -55,7 +57,7 @@ def sniff_container(path: Path) -> Container:
     with _opened(path) as file:
         head = file.read(512)
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if text.startswith(_WEB_PAGE):
+    if _WEB_PAGE.match(text):
         raise CheckpointUnreadable(
             f"{path} is a web page, not weights: the download link led to a login or confirmation page. "
             "Open the link in a browser, download the file itself and try again."
@@ -181,21 +183,32 @@ def _read_pickle(path: Path, *, mapped: bool) -> object:
 
 
 def _state_dict(path: Path, loaded: object) -> dict[str, Tensor]:
-    if isinstance(loaded, Mapping):
-        inner = loaded.get("state_dict", loaded)
-        if isinstance(inner, Mapping) and inner and all(isinstance(value, Tensor) for value in inner.values()):
-            return {str(name): value for name, value in inner.items()}
-        keys = [str(key) for key in loaded]
-        if "state_dict" not in keys and ("optimizer" in keys or {"state", "param_groups"} <= set(keys)):
-            raise CheckpointMismatch(
-                f"{path} holds an optimizer's state ({_some(keys)}) and no weights. "
-                "Give the checkpoint that was saved with its state_dict."
-            )
-        if keys:
-            raise CheckpointMismatch(
-                f"{path} holds {_some(keys)}, but no state dict: tensors by name, bare or under 'state_dict'."
-            )
-    raise CheckpointMismatch(f"{path} holds no tensors (a {type(loaded).__name__}). Give a generator's state dict.")
+    if not isinstance(loaded, Mapping) or not loaded:
+        raise CheckpointMismatch(f"{path} holds no tensors (a {type(loaded).__name__}). Give a generator's state dict.")
+    inner = loaded.get("state_dict", loaded)
+    if isinstance(inner, Mapping) and inner and all(isinstance(value, Tensor) for value in inner.values()):
+        return {str(name): value for name, value in inner.items()}
+    raise CheckpointMismatch(f"{path} {_no_weights(loaded)}")
+
+
+def _no_weights(loaded: Mapping[object, object]) -> str:
+    """What a file holds that has no state dict, or one that is none."""
+    keys = [str(key) for key in loaded]
+    has_entry, inner = "state_dict" in loaded, loaded.get("state_dict")
+    is_empty = inner is None or (isinstance(inner, Mapping) and not inner)
+    if is_empty and ("optimizer" in keys or {"state", "param_groups"} <= set(keys)):
+        return (
+            f"holds an optimizer's state ({_some(keys)}) and no weights. "
+            "Give the checkpoint that was saved with its state_dict."
+        )
+    if not has_entry:
+        return f"holds {_some(keys)}, but no state dict: tensors by name, bare or under 'state_dict'."
+    if is_empty:
+        return "holds an empty 'state_dict'. Give the checkpoint that was saved with its weights."
+    if not isinstance(inner, Mapping):
+        return f"has a 'state_dict' of type {type(inner).__name__}, where tensors by name are wanted."
+    other = next((name, value) for name, value in inner.items() if not isinstance(value, Tensor))
+    return f"has more than tensors in its 'state_dict': {other[0]} is of type {type(other[1]).__name__}."
 
 
 def _without_module(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
