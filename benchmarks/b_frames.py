@@ -18,7 +18,7 @@ SEGMENT = 128
 
 def pictures(mp4: bytes) -> list[U8]:
     """Each frame as one (H·3/2, W) array of its planes."""
-    with av.open(io.BytesIO(mp4)) as container:
+    with av.open(io.BytesIO(mp4), "r") as container:
         return [np.asarray(frame.to_ndarray(format="yuv420p")) for frame in container.decode(video=0)]
 
 
@@ -55,7 +55,7 @@ def _decoded(segments: list[bytes]) -> Iterator[U8]:
 
 
 def _looped_still(count: int) -> list[U8]:
-    with av.open(io.BytesIO(still(1280, 720))) as container:
+    with av.open(io.BytesIO(still(1280, 720)), "r") as container:
         one = next(container.decode(video=0)).reformat(format="yuv420p").to_ndarray()
     return [np.asarray(one)] * count
 

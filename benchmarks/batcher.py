@@ -132,7 +132,7 @@ def cpu_ms(segment: int) -> float:
     found = []
     for _ in range(RUNS):
         device = Still(World(), batch_size=BATCH)
-        batcher = FrameBatcher(device)
+        batcher: FrameBatcher[Numbers] = FrameBatcher(device)
         started = time.process_time()
         asyncio.run(_call_again_and_again(batcher, segment))
         spent_s = time.process_time() - started

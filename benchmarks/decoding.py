@@ -33,7 +33,7 @@ class CountedReaders:
             original(reader, *args, **kwargs)
             opened.append(reader)
 
-        FrameReader.__init__ = counted  # type: ignore[method-assign]
+        FrameReader.__init__ = counted  # type: ignore[method-assign, assignment]
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -12,11 +12,12 @@ from lipsync.core import Detection
 from lipsync.faces.chunk import detect_chunk
 from lipsync.faces.detector import Detector
 from lipsync.faces.overlap import overlap_of
+from lipsync.media.geometry import Geometry
 from lipsync.media.index import build_index
 from lipsync.media.probe import probe_face
 from lipsync.media.source import Blob
 from lipsync.options import Limits, Options
-from lipsync.render import FaceInput, Geometry
+from lipsync.render import FaceInput
 
 FRAMES = 60
 SIZES = ((1280, 720), (1920, 1080))
@@ -40,8 +41,8 @@ def measure(width: int, height: int, found: list[Detector]) -> dict[str, Any]:
             first, closely = Options(detect_every=every), Options(detect_every=every, face_choice="highest_score")
             case["looks"].append(
                 {"detector": detector.name, "every": every}
-                | {"ms": per_frame(lambda d=detector, o=first: looked(face, d, o))}  # type: ignore[misc]
-                | {"closely_ms": per_frame(lambda d=detector, o=closely: looked(face, d, o))}  # type: ignore[misc]
+                | {"ms": per_frame(lambda d=detector, o=first: looked(face, d, o))}
+                | {"closely_ms": per_frame(lambda d=detector, o=closely: looked(face, d, o))}
                 | {"overlap": agreement(looked(face, detector, first), looked(face, detector, closely))}
             )
     return case

@@ -114,7 +114,7 @@ def runtime(model: Wav2Lip, mel: Tensor, faces: Tensor) -> Draw:
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns that this exporter is the older of its two
-        torch.onnx.export(model, (mel, faces), buffer, dynamo=False, input_names=["mel", "faces"])
+        torch.onnx.export(model, (mel, faces), buffer, dynamo=False, input_names=["mel", "faces"])  # type: ignore[arg-type]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(buffer.getvalue(), options, providers=["CPUExecutionProvider"])

@@ -93,7 +93,7 @@ class Recorder:
         options: Options,
     ) -> bytes:
         settings = {"fps": fps, "packets": packets, "audio_format": audio_format, "options": options}
-        kept = [Picture(*(np.array(plane) for plane in (p.y, p.u, p.v)), p.color) for p in pictures]
+        kept = [Picture(np.array(p.y), np.array(p.u), np.array(p.v), p.color) for p in pictures]
         self._segments.append((kept, settings | {"first_frame": first_frame}))
         return encode_segment(kept, **self._segments[-1][1])
 

@@ -42,12 +42,12 @@ def repeated(mp4: bytes, times: int) -> bytes:
     """The same pictures ``times`` over, by copying packets: a long clip in seconds."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as output:
-        source = av.open(io.BytesIO(mp4))
+        source = av.open(io.BytesIO(mp4), "r")
         stream = output.add_stream_from_template(source.streams.video[0])
-        step = Fraction(source.streams.video[0].duration)
+        step = Fraction(source.streams.video[0].duration or 0)
         source.close()
         for turn in range(times):
-            with av.open(io.BytesIO(mp4)) as again:
+            with av.open(io.BytesIO(mp4), "r") as again:
                 for packet in again.demux(video=0):
                     if packet.dts is None or packet.pts is None:
                         continue

@@ -241,9 +241,10 @@ def overload(app: Running) -> dict[str, Any]:
     )  # fmt: skip
 
     def at(load: float) -> list[Answer]:
-        return with_client(
+        answers: list[Answer] = with_client(
             lambda c: open_loop(Caller(app.url, c), frames, per_s=load * capacity, for_s=for_s, seed=int(load * 10))
         )
+        return answers
 
     calm = at(0.9)
     with ThreadPoolExecutor(1) as beside:
@@ -363,6 +364,11 @@ def cpu_s(app: Running) -> dict[str, float]:
     }
 
 
+def streamed(url: str, face: bytes) -> Callable[[httpx.AsyncClient], Awaitable[Answer]]:
+    """One request of four seconds with the face and no other options."""
+    return lambda client: Caller(url, client, face=face, fields={}).call(100)
+
+
 def first_bytes(app: Running) -> list[dict[str, Any]]:
     """A stream's first bytes against the stages behind them, done one after the other in this process."""
     from benchmarks.first_segment import stages_s
@@ -371,12 +377,12 @@ def first_bytes(app: Running) -> list[dict[str, Any]]:
     voice, rows = cut_wav(VOICE, seconds=4), []
     clip = (ASSETS / "clip.mp4").read_bytes()
     for kind, face in (("still 720p", scaled_jpeg(ASSETS / "face.jpg", width=1280)), ("video 720p", clip)):
-        with_client(lambda client, f=face: Caller(app.url, client, face=f, fields={}).call(100))
+        with_client(streamed(app.url, face))
         served, alone = [], []
         for number in range(9):
             fresh = marked(face, number)  # that no cache has seen; the same for both
             alone.append(stages_s(fresh, voice))
-            served.append(with_client(lambda client, f=fresh: Caller(app.url, client, face=f, fields={}).call(100)))
+            served.append(with_client(streamed(app.url, fresh)))
         rows.append(
             {
                 "face": kind,

@@ -22,7 +22,7 @@ import yaml
 CONFIG = Path(__file__).resolve().parents[1] / "serve_config.yaml"
 HEAD_ONLY = {"on_head": 0.001}
 """Actor options' resources that keep a replica on the head node."""
-WORKER = {"num_cpus": 4, "resources": {"on_worker": 1}}
+WORKER: dict[str, Any] = {"num_cpus": 4, "resources": {"on_worker": 1}}
 """A worker node."""
 ALONE_ON_WORKER = {"on_worker": 1}
 """Actor options' resources that give a replica a worker node on which there is no other of its kind."""
@@ -131,7 +131,7 @@ def configuration(
         deployment.pop("autoscaling_config", None)
         deployment["num_replicas"] = replicas.get(name, 1)
         deployment["health_check_period_s"] = 1
-        options = {"num_cpus": 0.01}
+        options: dict[str, Any] = {"num_cpus": 0.01}
         if name in ("Ingress", "Admission"):
             options["resources"] = HEAD_ONLY
         if name == "Generator":
@@ -151,13 +151,15 @@ def deploy(config: Mapping[str, Any], *, within_s: float = 120.0) -> None:
     from ray.serve.schema import ServeDeploySchema
 
     serve.start(proxy_location=config["proxy_location"], http_options=config["http_options"])
-    _get_global_client().deploy_apps(ServeDeploySchema.model_validate(config))
+    client = _get_global_client()
+    assert client is not None  # it raises where there is none
+    client.deploy_apps(ServeDeploySchema.model_validate(config))
     end_s = time.monotonic() + within_s
     settled = 0
     while settled < 2:  # the status is RUNNING for a moment before a new configuration is taken up
         application = serve.status().applications.get("lipsync")
         status = application.status if application is not None else "absent"
-        if status == "DEPLOY_FAILED":
+        if application is not None and status == "DEPLOY_FAILED":
             raise RuntimeError(application.message)
         settled = settled + 1 if status == "RUNNING" else 0
         if time.monotonic() > end_s:
@@ -218,7 +220,9 @@ def _shut_down() -> None:
     from ray import serve
     from ray.serve.context import _get_global_client
 
-    _get_global_client().shutdown(timeout_s=_ENDS_WITHIN_S)
+    client = _get_global_client()
+    assert client is not None  # it raises where there is none
+    client.shutdown(timeout_s=_ENDS_WITHIN_S)
     serve.shutdown()  # forgets it
 
 

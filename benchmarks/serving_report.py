@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from benchmarks.tables import at_least, at_most, table
@@ -129,7 +130,7 @@ one after the other in one process; medians of nine, each with a face that no ca
 {table(("face", "first bytes, ms", "stages, ms", "ratio", ""), cells)}"""
 
 
-PARTS = {
+PARTS: dict[str, Callable[[Any], str]] = {
     "shared_batches": shared_batches,
     "generators": generators,
     "renderers": renderers,

@@ -6,12 +6,14 @@ import heapq
 import itertools
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
+from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
 from lipsync.batcher import FrameBatcher
-from lipsync.core import Claim
+from lipsync.core import F32, I32, U8, Claim
 
 
 class World:
@@ -69,13 +71,13 @@ class NumberDevice:
     def _note(self, numbers: np.ndarray) -> None:
         self.passes.append((self.world.now_s + self.busy_s, numbers))
 
-    def check(self, crops, crop_index, mel, mel_starts) -> Numbers:
+    def check(self, crops: U8, crop_index: I32, mel: F32, mel_starts: I32) -> Numbers:
         return Numbers(crop_index)
 
-    def stage(self, parts: list[Numbers]) -> Numbers:
+    def stage(self, parts: Sequence[Numbers]) -> Numbers:
         return Numbers(np.concatenate([part.numbers for part in parts]))
 
-    def draw(self, frames: Numbers) -> np.ndarray:
+    def draw(self, frames: Numbers) -> Any:  # numbers, where an engine has patches
         assert 1 <= len(frames) <= self.batch_size
         if not self.healthy:
             raise RuntimeError("the device failed before")
@@ -95,13 +97,13 @@ class Drawing(Executor):
     def __init__(self, world: World, device: NumberDevice) -> None:
         self._world, self._device, self._is_busy = world, device, False
 
-    def submit(self, work, /, *given) -> Future:  # type: ignore[override]
+    def submit(self, work: Callable[..., Any], /, *given: Any, **named: Any) -> Future[Any]:
         assert not self._is_busy, "two batches at once on one device"
         self._is_busy = True
-        job: Future = Future()
+        job = Future[Any]()
         job.set_running_or_notify_cancel()
         self._device.busy_s = 0.0
-        work(*given)
+        work(*given, **named)
 
         def end() -> None:
             self._is_busy = False
@@ -114,13 +116,15 @@ class Drawing(Executor):
 class AtOnce(Executor):
     """Work that takes no time."""
 
-    def submit(self, work, /, *given) -> Future:  # type: ignore[override]
-        done: Future = Future()
-        done.set_result(work(*given))
+    def submit(self, work: Callable[..., Any], /, *given: Any, **named: Any) -> Future[Any]:
+        done = Future[Any]()
+        done.set_result(work(*given, **named))
         return done
 
 
-def simulated(world: World, device: NumberDevice, *, kind: type[FrameBatcher] = FrameBatcher, **more) -> FrameBatcher:
+def simulated(
+    world: World, device: NumberDevice, *, kind: type[FrameBatcher[Any]] = FrameBatcher, **more: Any
+) -> FrameBatcher[Any]:
     """A batcher whose threads, clock and timers are the world's."""
     return kind(
         device, clock=world.clock, call_later=world.later, drawing=Drawing(world, device), copying=AtOnce(), **more
@@ -135,7 +139,7 @@ FIRST_SHARE = 64
 class Clients:
     """Requests that come by themselves, each with up to ``window`` segments in flight, as the pipeline has them."""
 
-    def __init__(self, world: World, batcher: FrameBatcher, device: NumberDevice, *, window: int = 8) -> None:
+    def __init__(self, world: World, batcher: FrameBatcher[Any], device: NumberDevice, *, window: int = 8) -> None:
         self.world, self.batcher, self.window = world, batcher, window
         self.came_s: list[float] = []
         self.share_started_s: list[float] = []  # when the pass with the last frame of the first share began
@@ -152,7 +156,7 @@ class Clients:
         cuts = [cut for cut in (0, 8, 32, 96, *range(224, frames, 128)) if cut < frames]
         segments = pairwise([*cuts, frames])
 
-        def send(done: Future | None = None) -> None:
+        def send(done: Future[Any] | None = None) -> None:
             for first, stop in segments:
                 claim = Claim(request=str(request), first_frame=first)
                 numbers = Numbers(np.arange(request * OF + first, request * OF + stop))
@@ -169,12 +173,12 @@ class Clients:
             self.share_started_s[request] = self.world.now_s
 
     def share_waits_s(self) -> np.ndarray:
-        return np.array(self.share_started_s) - np.array(self.came_s)
+        return np.subtract(self.share_started_s, self.came_s)
 
 
 def mixed_sizes(count: int, random: np.random.Generator) -> list[int]:
     """Frames per request, 25 to 3,000, as many short ones for their size as long ones."""
-    return np.exp(random.uniform(np.log(25), np.log(3000), count)).round().astype(int).tolist()
+    return [round(float(size)) for size in np.exp(random.uniform(np.log(25), np.log(3000), count))]
 
 
 def come_by_themselves(clients: Clients, *, load: float, frames_per_s: float, seconds: float, seed: int = 0) -> None:
@@ -186,4 +190,4 @@ def come_by_themselves(clients: Clients, *, load: float, frames_per_s: float, se
         at_s += random.exponential(float(np.mean(sizes)) / (load * frames_per_s))
         if at_s > seconds:
             return
-        clients.world.later(at_s, lambda size=size: clients.come(size))
+        clients.world.later(at_s, partial(clients.come, size))

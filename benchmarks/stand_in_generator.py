@@ -50,7 +50,7 @@ class FixedCostDevice:
         time.sleep(self.batch_s)
         if self._rescues:
             self.counts = EngineCounts(out_of_memory=1, redone=1)
-        return cast(U8, frames.crops[frames.crop_index])
+        return frames.crops[frames.crop_index]
 
 
 class StandInGenerator(Generator):
@@ -59,10 +59,10 @@ class StandInGenerator(Generator):
         chosen = settings.stand_in
         if chosen.batch_s is None:
             return super().load(settings, device)
-        device = FixedCostDevice(
+        stand_in = FixedCostDevice(
             chosen.batch_s, chosen.batch_size, fails_once=chosen.fails_once, rescues=chosen.rescues
         )
-        return cast(Engine, device), "a stand-in"
+        return cast(Engine, stand_in), "a stand-in"
 
     def on_batch(self, report: BatchReport) -> None:
         super().on_batch(report)

@@ -85,6 +85,7 @@ class StandInRenderer(Renderer):
         waiting = threading.Thread(target=threading.Event().wait, daemon=True)
         waiting.start()
         shared = SharedMemory(create=True, size=1_000_000)
+        assert shared.buf is not None
         shared.buf[:] = bytes(1_000_000)  # touched, else it takes no room
         shared.unlink()  # goes with the process, however that ends
         self._leaked.append((bytearray(os.urandom(1_000_000)), shared, tempfile.mkstemp(), waiting))

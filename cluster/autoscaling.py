@@ -49,11 +49,12 @@ def scaled(port: int) -> dict[str, Any]:
 def targets() -> dict[str, tuple[int, int]]:
     """Replicas wanted and replicas running, by deployment, as the controller has them."""
     from ray import serve
+    from ray.serve._private.common import ReplicaState
 
     found = serve.status().applications["lipsync"].deployments
     states = {name: found[name].replica_states for name in WATCHED}
-    ready = {name: states[name].get("RUNNING", 0) for name in WATCHED}
-    return {name: (ready[name] + states[name].get("STARTING", 0), ready[name]) for name in WATCHED}
+    ready = {name: states[name].get(ReplicaState.RUNNING, 0) for name in WATCHED}
+    return {name: (ready[name] + states[name].get(ReplicaState.STARTING, 0), ready[name]) for name in WATCHED}
 
 
 def backlog(app: Running) -> int | None:
@@ -62,7 +63,7 @@ def backlog(app: Running) -> int | None:
     from ray.serve.exceptions import RayServeException
 
     try:
-        return sum(replica["waiting_frames"] for replica in app.stats("Generator"))
+        return sum(int(replica["waiting_frames"]) for replica in app.stats("Generator"))
     except (RayError, RayServeException, TimeoutError):
         return None
 

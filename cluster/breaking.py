@@ -69,7 +69,7 @@ def _proxy_manager(target: Breakable) -> Callable[[], bool]:
 
 def _is_haproxy(process: psutil.Process) -> bool:
     try:
-        return process.name() == "haproxy" and process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.name() == "haproxy" and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return False
 

@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -132,7 +133,7 @@ class Cluster:
             request.waiting = None
             number, request.sent = request.sent, request.sent + 1
             request.under_way += 1
-            self._call(request, lambda span=span, number=number: self._segment(request, span, number))
+            self._call(request, partial(self._segment, request, span, number))
 
     def _segment(self, request: Request, span: tuple[int, int], number: int) -> None:
         frames, costs = span[1] - span[0], self.costs

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.report import measured_on, table
+from benchmarks.report import measured_on
+from benchmarks.tables import table
 from cluster.costs import PATCH_BYTES
 from cluster.model import FPS
 from lipsync.plan import Tuning

@@ -54,6 +54,6 @@ def _deployment(replica: type, name: str) -> Deployment:
 def _device(settings: Settings) -> str:
     if settings.generator.device != "auto":
         return settings.generator.device
-    resources: dict[str, float] = ray.cluster_resources() if ray.is_initialized() else {}  # type: ignore[no-untyped-call]
+    resources: dict[str, float] = ray.cluster_resources() if ray.is_initialized() else {}
     has_gpus = resources.get("GPU", 0) > 0
     return "cuda" if has_gpus else "cpu"

@@ -22,7 +22,7 @@ async def gather() -> str:
 
 
 def _addresses() -> list[str]:
-    alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    alive = [node for node in ray.nodes() if node["Alive"]]
     return [f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}" for node in alive]
 
 

@@ -80,7 +80,7 @@ def connect(application: str = "lipsync") -> AppHandle:
     handle = serve.get_app_handle(application)
     # in the throughput-optimised transport a handle works in an event loop alone, unless told to bring its own
     if not handle.is_initialized:  # Ray hands out the same one again
-        handle._init(_run_router_in_separate_loop=True)  # type: ignore[no-untyped-call]
+        handle._init(_run_router_in_separate_loop=True)
     return AppHandle(handle)
 
 
