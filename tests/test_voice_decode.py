@@ -294,6 +294,24 @@ def test_a_flac_that_was_written_to_a_pipe_does_not_say_how_long_it_is() -> None
     assert float(chunks_of(make.truncated(bytes(data), keep=0.8))[-1].duration) < 3.9
 
 
+@pytest.mark.parametrize(("container", "codec"), [("mkv", "libx264"), ("webm", "libvpx")])
+def test_a_matroska_whose_picture_goes_on_after_its_sound_is_whole(container: str, codec: str) -> None:
+    data = make.video_bytes(frames=75, codec=codec, audio_seconds=1.5, container=container)
+    assert float(chunks_of(data)[-1].duration) == pytest.approx(1.5, abs=0.05)
+
+
+def test_a_matroska_whose_sound_starts_late_is_whole() -> None:
+    data = delayed(make.audio_bytes(seconds=1.5, codec="aac", container="m4a"), audio_s=2.0, container="matroska")
+    assert float(chunks_of(data)[-1].duration) == pytest.approx(1.5, abs=0.05)
+
+
+@pytest.mark.parametrize(("container", "codec"), [("mkv", "libx264"), ("webm", "libvpx")])
+def test_a_matroska_that_was_cut_off_is_reported_before_it_is_decoded(container: str, codec: str) -> None:
+    data = make.video_bytes(frames=75, codec=codec, audio_seconds=1.5, container=container)
+    with pytest.raises(TruncatedMedia, match="declares"):
+        probe_voice(Blob.of(make.truncated(data, keep=0.9), limit_bytes=1 << 30), LIMITS)
+
+
 def test_of_an_flv_with_a_picture_the_sound_may_be_the_shorter_track() -> None:
     data = make.video_bytes(frames=100, audio_seconds=1.0, container="flv", audio_rate=44_100)
     assert float(chunks_of(data)[-1].duration) == pytest.approx(1.0, abs=0.1)

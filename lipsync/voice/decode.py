@@ -25,7 +25,8 @@ from lipsync.options import Limits
 
 _SHORTEST_GAP_S = Fraction(1, 10)  # less is the jitter of recorders' timestamps
 _LONGEST_PADDING = 2048  # samples that a last packet may hold beyond the sound's end
-_DURATION_IS_COUNTED = frozenset({"mov", "matroska", "flac", "aiff", "w64", "caf", "avi"})  # elsewhere estimated
+_DURATION_IS_COUNTED = frozenset({"mov", "flac", "aiff", "w64", "caf", "avi"})
+"""Elsewhere it is estimated, or, as in Matroska, that of the longest track: a picture or subtitles may go on for longer."""
 _SCALES = {"u8": 128.0, "s16": 32768.0, "s32": 2147483648.0, "flt": 1.0, "dbl": 1.0}
 
 
@@ -243,4 +244,4 @@ def _is_duration_counted(stream: av.AudioStream, info: MediaInfo) -> bool:
         return (stream.start_time or 0) > 0
     if info.container == "flv":  # declares the longest of its tracks
         return info.kind == "audio"
-    return info.container in _DURATION_IS_COUNTED
+    return info.container in _DURATION_IS_COUNTED and bool(stream.duration)
