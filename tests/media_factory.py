@@ -138,7 +138,7 @@ def video_bytes(
             output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
         if sound is not None:
-            _write_tone(output, sound, seconds=audio_seconds or 0.0)
+            write_samples(output, sound, seconds=audio_seconds or 0.0)
     return buffer.getvalue()
 
 
@@ -204,11 +204,12 @@ def audio_bytes(
     with av.open(buffer, "w", format=_MUXERS.get(container, container), options=_EXACT) as output:
         count = len(samples) if samples is not None else channels
         stream = output.add_stream(codec, rate=sample_rate, layout=_LAYOUTS[count])
-        _write_tone(output, stream, seconds=seconds, samples=samples, hz=hz)
+        write_samples(output, stream, seconds=seconds, samples=samples, hz=hz)
     return buffer.getvalue()
 
 
-def _write_tone(output: Any, stream: Any, *, seconds: float, samples: F32 | None = None, hz: float = 440.0) -> None:
+def write_samples(output: Any, stream: Any, *, seconds: float, samples: F32 | None = None, hz: float = 440.0) -> None:
+    """Encode a tone, or the given (channels, n) samples, into an output's stream, to its end."""
     context = stream.codec_context
     if samples is None:
         samples = tone(seconds, sample_rate=context.sample_rate, channels=context.layout.nb_channels, hz=hz)

@@ -273,7 +273,7 @@ def test_the_wall_clock_stands_still_while_nobody_asks_for_more(monkeypatch: pyt
 def test_a_voice_that_was_cut_off_is_reported(container: str, codec: str, keep: float) -> None:
     data = make.audio_bytes(seconds=8.0, sample_rate=44_100, codec=codec, container=container)
     assert chunks_of(data)
-    with pytest.raises(TruncatedMedia, match=r"declares 8\.\d\d s"):
+    with pytest.raises(TruncatedMedia, match=r"declares 8\.\d\d s|in the middle of its last frame"):
         chunks_of(make.truncated(data, keep=keep))
 
 

@@ -15,6 +15,7 @@ from lipsync.media.container import Deadline, media_errors, video_stream
 from lipsync.media.probe import open_media
 from lipsync.media.sniff import ContentType
 from lipsync.media.source import Blob
+from lipsync.media.structure import fragments_duration_s
 from lipsync.options import Limits
 
 _MILLISECOND = Fraction(1, 1000)
@@ -39,12 +40,19 @@ def build_index(blob: Blob, info: MediaInfo, limits: Limits) -> Index:
         stream = video_stream(container)
         if stream is None or not stream.time_base:
             raise NoVideoStream("The face input has no picture. Send an image or a video as the face.")
-        in_flv = info.container == "flv"
-        packets.read(container, stream, Deadline(limits.wall_clock_s(info.video.duration_s)), every_track=in_flv)
+        declared_s = _declared_end_s(blob, info)
+        deadline = Deadline(limits.wall_clock_s(info.video.duration_s))
+        packets.read(container, stream, deadline, every_track=declared_s > 0)
         packets.check_count(listed=len(stream.index_entries) if info.container == "mov" else 0)
-        if in_flv:
-            packets.check_end(declared_s=info.video.duration_s)
+        packets.check_end(declared_s=declared_s)
         return packets.index(stream.time_base, info.video)
+
+
+def _declared_end_s(blob: Blob, info: MediaInfo) -> float:
+    """Where the longest track ends by the headers of a file that lists no frames; 0 where they do not say."""
+    if info.container == "flv" and info.video is not None:
+        return info.video.duration_s
+    return fragments_duration_s(blob) if info.container == "mov" else 0.0
 
 
 def _animation_index(blob: Blob, info: MediaInfo, limits: Limits) -> Index:
@@ -116,7 +124,7 @@ class _Packets:
             )
 
     def check_end(self, *, declared_s: float) -> None:
-        """An FLV declares the end of its longest track; some writers leave out how long the last packet lasts."""
+        """What is declared is the end of the longest track; some writers leave out how long the last packet lasts."""
         if float(self.end) < 0.99 * declared_s - 0.2:
             raise TruncatedMedia(
                 f"The video declares {declared_s:.2f} s but holds {float(self.end):.2f} s: it was cut off. "

@@ -134,12 +134,17 @@ def _iso(head: bytes) -> ContentType | None:
     return ContentType("container", "mov")
 
 
-def _transport_stream(head: bytes) -> ContentType | None:
-    for first, step in ((0, 188), (4, 192)):
+def transport_packets(head: bytes) -> tuple[int, int] | None:
+    """Where an MPEG transport stream's first packet begins and how far the next one lies: 188, 192 or 204 bytes."""
+    for first, step in ((0, 188), (4, 192), (0, 204)):
         marks = head[first : first + 4 * step : step]
         if len(marks) >= 3 and set(marks) == {0x47}:
-            return ContentType("container", "mpegts")
+            return first, step
     return None
+
+
+def _transport_stream(head: bytes) -> ContentType | None:
+    return None if transport_packets(head) is None else ContentType("container", "mpegts")
 
 
 def _audio_frames(head: bytes) -> ContentType | None:

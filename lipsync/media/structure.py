@@ -9,6 +9,7 @@ from typing import BinaryIO, Literal, NamedTuple
 from lipsync.errors import TruncatedMedia
 from lipsync.media.sniff import ContentType
 from lipsync.media.source import Blob
+from lipsync.media.torn import torn_piece
 
 Rotation = Literal[0, 90, 180, 270]
 
@@ -28,7 +29,10 @@ class Element(NamedTuple):
 
 
 def check_whole(blob: Blob, content: ContentType) -> None:
-    """Raises TruncatedMedia where the container's own sizes pass the end of the file."""
+    """Raises TruncatedMedia where the container's own sizes, or a piece that was begun, pass the end of the file."""
+    torn = torn_piece(blob, content)
+    if torn is not None:
+        raise TruncatedMedia(f"The file ends in the middle of its last {torn}: it was cut off. Send all of it.")
     check = {"mov": _iso_end, "AVIF": _iso_end, "HEIF": _iso_end, "avi": _riff_end, "wav": _wave_end}.get(content.name)
     check = check or {"WEBP": _riff_end, "aiff": _aiff_end, "matroska": _matroska_end}.get(content.name)
     if check is None:
@@ -75,7 +79,48 @@ def boxes(reader: BinaryIO, start: int, stop: int) -> Iterator[Element]:
 
 def _iso_end(reader: BinaryIO, byte_count: int) -> int:
     # what follows the last known box (a zip, some padding) is not ours to judge
-    return max((box.end for box in boxes(reader, 0, byte_count) if box.name in _TOP_BOXES), default=0)
+    known = [box for box in boxes(reader, 0, byte_count) if box.name in _TOP_BOXES]
+    indexed = [_indexed_end(reader, box) for box in known if box.name == b"sidx"]
+    return max([*(box.end for box in known), *indexed], default=0)
+
+
+def _indexed_end(reader: BinaryIO, sidx: Element) -> int:
+    """Where the last of the fragments ends that a segment index lists, 0 where the index itself is not all there."""
+    reader.seek(sidx.start)
+    data = reader.read(min(sidx.end - sidx.start, 32 + 12 * 0xFFFF))
+    sizes_at = 24 if data[:1] == b"\x00" else 32
+    if len(data) < sizes_at:
+        return 0
+    first = struct.unpack_from(">I" if sizes_at == 24 else ">Q", data, 16 if sizes_at == 24 else 20)[0]
+    count = struct.unpack_from(">H", data, sizes_at - 2)[0]
+    if len(data) < sizes_at + 12 * count:
+        return 0
+    return int(sidx.end + first) + sum(
+        struct.unpack_from(">I", data, sizes_at + 12 * number)[0] & 0x7FFFFFFF for number in range(count)
+    )
+
+
+def fragments_duration_s(blob: Blob) -> float:
+    """Seconds of a fragmented mp4's longest track with all its fragments (mehd); 0 where it does not say."""
+    with blob.open() as reader:
+        header = _box_content(reader, blob.byte_count, b"moov", b"mvhd")
+        extends = _box_content(reader, blob.byte_count, b"moov", b"mvex", b"mehd")
+    scale_at = 20 if header[:1] == b"\x01" else 12
+    ticks_end = 12 if extends[:1] == b"\x01" else 8
+    per_second = int.from_bytes(header[scale_at : scale_at + 4], "big")
+    return int.from_bytes(extends[4:ticks_end], "big") / per_second if per_second else 0.0
+
+
+def _box_content(reader: BinaryIO, byte_count: int, *path: bytes) -> bytes:
+    """What the first box of that path begins with, empty where there is none."""
+    start, stop = 0, byte_count
+    for name in path:
+        found = next((box for box in boxes(reader, start, stop) if box.name == name), None)
+        if found is None:
+            return b""
+        start, stop = found.start, min(found.end, byte_count)
+    reader.seek(start)
+    return reader.read(min(stop - start, 128))
 
 
 def _mov_rotation(reader: BinaryIO, byte_count: int, track: int) -> Rotation:

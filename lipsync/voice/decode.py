@@ -21,12 +21,13 @@ from lipsync.core import F32, MediaInfo
 from lipsync.errors import DecodeTimeout, NoAudioStream, TruncatedMedia, UnreadableMedia
 from lipsync.media.container import audio_stream, media_errors, open_demuxer, video_stream
 from lipsync.media.source import Blob
+from lipsync.media.structure import fragments_duration_s
 from lipsync.options import Limits
 
 _SHORTEST_GAP_S = Fraction(1, 10)  # less is the jitter of recorders' timestamps
 _LONGEST_PADDING = 2048  # samples that a last packet may hold beyond the sound's end
 _DURATION_IS_COUNTED = frozenset({"mov", "flac", "aiff", "w64", "caf", "avi"})
-"""Elsewhere it is estimated, or, as in Matroska, that of the longest track: a picture or subtitles may go on for longer."""
+"""Elsewhere it is estimated, or, as in Matroska, that of the longest track, which may be a picture or subtitles."""
 _SCALES = {"u8": 128.0, "s16": 32768.0, "s32": 2147483648.0, "flt": 1.0, "dbl": 1.0}
 
 
@@ -60,7 +61,7 @@ def decode(blob: Blob, info: MediaInfo, *, limits: Limits) -> Iterator[Block]:
             clock.resume(heard_s=joiner.heard_s)
         if joiner.heard_s == 0:
             raise NoAudioStream("The voice's sound track is empty: 0 samples. Send a file with sound.")
-        _check_whole(joiner, stream, info)
+        _check_whole(joiner, info, declared_s=_declared_s(blob, container, stream, info))
 
 
 class _Clock:
@@ -226,9 +227,8 @@ def _counted_end(stream: av.AudioStream, info: MediaInfo) -> Fraction | None:
     return ((stream.start_time or 0) + stream.duration) * stream.time_base
 
 
-def _check_whole(joiner: _Joiner, stream: av.AudioStream, info: MediaInfo) -> None:
-    declared_s = info.audio.duration_s if info.audio is not None else None
-    if declared_s is None or not _is_duration_counted(stream, info):
+def _check_whole(joiner: _Joiner, info: MediaInfo, *, declared_s: float | None) -> None:
+    if declared_s is None:
         return
     # a flac counts its samples, and a damaged frame or two at its end are let pass; others round, or count padding
     tolerance_s = 2 * joiner.longest_frame_s if info.container == "flac" else 0.02 * declared_s + 0.5
@@ -236,6 +236,19 @@ def _check_whole(joiner: _Joiner, stream: av.AudioStream, info: MediaInfo) -> No
         raise TruncatedMedia(
             f"The voice declares {declared_s:.2f} s but holds {joiner.heard_s:.2f} s: it was cut off. Send all of it."
         )
+
+
+def _declared_s(
+    blob: Blob, container: av.container.InputContainer, stream: av.AudioStream, info: MediaInfo
+) -> float | None:
+    """Seconds of sound by the headers; None where they estimate, or know only how long the longest track is."""
+    if info.container == "mov" and len(container.streams) == 1:
+        fragments_s = fragments_duration_s(blob)
+        if fragments_s:
+            return fragments_s
+    if info.audio is None or not _is_duration_counted(stream, info):
+        return None
+    return info.audio.duration_s
 
 
 def _is_duration_counted(stream: av.AudioStream, info: MediaInfo) -> bool:
