@@ -91,6 +91,18 @@ def faces(port: int, secret: str) -> dict[str, Maker]:
         "mp4 cut in half, index behind": lambda: truncated(good, keep=0.5),
         "mkv cut": lambda: truncated(video_bytes(frames=30, size=SIZE, container="matroska"), keep=0.6),
         "avi cut": lambda: truncated(video_bytes(frames=30, size=SIZE, codec="mpeg4", container="avi"), keep=0.6),
+        "ts cut": lambda: truncated(video_bytes(frames=30, size=SIZE, container="ts"), keep=0.601),
+        "webm recorded live, cut": lambda: truncated(
+            video_bytes(frames=30, size=SIZE, codec="libvpx", container="webm", container_options={"live": "1"}),
+            keep=0.6,
+        ),
+        "mpeg program stream": lambda: video_bytes(
+            frames=30, size=SIZE, codec="mpeg2video", container="mpeg", b_frames=2
+        ),
+        "mpeg program stream cut": lambda: truncated(
+            video_bytes(frames=30, size=SIZE, codec="mpeg2video", container="mpeg"), keep=0.6
+        ),
+        "wmv": lambda: video_bytes(frames=12, size=SIZE, codec="wmv2", container="asf"),
         "jpeg cut": lambda: truncated(image_bytes(format="jpeg", size=(320, 240)), keep=0.5),
         "png cut": lambda: truncated(image_bytes(format="png", size=(320, 240)), keep=0.5),
         "png with a broken checksum": _broken_png,
@@ -181,6 +193,12 @@ def voices(port: int, secret: str) -> dict[str, Maker]:
         "mp3 cut": lambda: truncated(audio_bytes(seconds=2.0, codec="libmp3lame", container="mp3"), keep=0.5),
         "flac cut": lambda: truncated(audio_bytes(seconds=2.0, codec="flac", container="flac"), keep=0.5),
         "ogg cut": lambda: truncated(audio_bytes(seconds=2.0, codec="libopus", container="ogg"), keep=0.5),
+        "aac cut": lambda: truncated(audio_bytes(seconds=2.0, codec="aac", container="adts"), keep=0.5),
+        "ac3 cut": lambda: truncated(audio_bytes(seconds=2.0, codec="ac3", container="ac3"), keep=0.501),
+        "wavpack cut": lambda: truncated(audio_bytes(seconds=2.0, codec="wavpack", container="wv"), keep=0.5),
+        "tta cut": lambda: truncated(audio_bytes(seconds=2.0, codec="tta", container="tta"), keep=0.5),
+        "au cut": lambda: truncated(audio_bytes(seconds=2.0, codec="pcm_s16be", container="au"), keep=0.5),
+        "wav in adpcm": lambda: audio_bytes(seconds=0.5, codec="adpcm_ms"),
         "eleven minutes": lambda: audio_bytes(seconds=660, sample_rate=8000, codec="flac", container="flac"),
     }
 
@@ -237,6 +255,9 @@ def mutants(count: int) -> Iterator[tuple[Role, bytes]]:
         ("face", video_bytes(frames=10, size=SIZE, container="matroska", audio_seconds=0.4)),
         ("face", video_bytes(frames=10, size=SIZE, codec="mpeg4", container="avi", audio_seconds=0.4)),
         ("face", video_bytes(frames=6, size=SIZE, codec="libx265")),
+        ("face", video_bytes(frames=10, size=SIZE, container="ts", audio_seconds=0.4)),
+        ("face", video_bytes(frames=10, size=SIZE, codec="mpeg2video", container="mpeg", b_frames=2)),
+        ("face", video_bytes(frames=10, size=SIZE, codec="wmv2", container="asf")),
         *(("face", image_bytes(format=name, size=SIZE, animation=4)) for name in ("gif", "webp")),
         *(("face", image_bytes(format=name, size=SIZE)) for name in ("png", "jpeg", "avif", "heic")),
         ("voice", audio_bytes(seconds=0.4)),
@@ -244,6 +265,8 @@ def mutants(count: int) -> Iterator[tuple[Role, bytes]]:
         ("voice", audio_bytes(seconds=0.4, codec="flac", container="flac")),
         ("voice", audio_bytes(seconds=0.4, codec="libopus", container="ogg")),
         ("voice", audio_bytes(seconds=0.4, codec="aac", container="m4a")),
+        ("voice", audio_bytes(seconds=0.4, codec="ac3", container="ac3")),
+        ("voice", audio_bytes(seconds=0.4, codec="wavpack", container="wv")),
     ]
     for number in range(count):
         role, data = seeds[number % len(seeds)]

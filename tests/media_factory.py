@@ -204,6 +204,8 @@ def audio_bytes(
     with av.open(buffer, "w", format=_MUXERS.get(container, container), options=_EXACT) as output:
         count = len(samples) if samples is not None else channels
         stream = output.add_stream(codec, rate=sample_rate, layout=_LAYOUTS[count])
+        if codec.startswith("wma"):
+            stream.bit_rate = 96_000  # these encoders have no rate of their own
         write_samples(output, stream, seconds=seconds, samples=samples, hz=hz)
     return buffer.getvalue()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from fractions import Fraction
@@ -33,7 +34,7 @@ from lipsync.errors import (
     UnreadableMedia,
     UnsupportedMedia,
 )
-from lipsync.media.container import open_demuxer
+from lipsync.media.container import AUDIO_CODECS, VIDEO_CODECS, open_demuxer
 from lipsync.media.index import build_index
 from lipsync.media.probe import probe_face, probe_voice, snap_fps
 from lipsync.media.source import Blob
@@ -155,6 +156,24 @@ def test_an_animation_is_described(made: dict[str, Any]) -> None:
         {"container": "m4a", "codec": "aac"},
         {"container": "m4a", "codec": "alac"},
         {"container": "aiff", "codec": "pcm_s16be"},
+        {"container": "aiff", "codec": "pcm_mulaw"},
+        {"container": "caf", "codec": "alac"},
+        {"container": "caf", "codec": "adpcm_ima_qt"},
+        {"container": "au", "codec": "pcm_s16be"},
+        {"container": "au", "codec": "pcm_mulaw", "sample_rate": 8000},
+        {"container": "ac3", "codec": "ac3"},
+        {"container": "eac3", "codec": "eac3"},
+        {"container": "wv", "codec": "wavpack"},
+        {"container": "tta", "codec": "tta"},
+        {"container": "asf", "codec": "wmav1", "sample_rate": 44_100},
+        {"container": "asf", "codec": "wmav2", "sample_rate": 44_100},
+        {"container": "ogg", "codec": "flac"},
+        {"container": "mp2", "codec": "mp2"},
+        {"codec": "pcm_alaw", "sample_rate": 8000},
+        {"codec": "adpcm_ms"},
+        {"codec": "adpcm_ima_wav"},
+        {"codec": "g722", "sample_rate": 16_000},
+        {"codec": "g726", "sample_rate": 8000},
         {"channels": 8, "sample_rate": 192_000, "codec": "pcm_f32le"},
         {"sample_rate": 8000},
     ],
@@ -165,6 +184,13 @@ def test_a_voice_is_described(made: dict[str, Any]) -> None:
     assert info.audio.sample_rate_hz == made.get("sample_rate", 48_000)
     assert info.audio.channels == made.get("channels", 1)
     assert info.audio.duration_s == pytest.approx(1, abs=0.1)
+
+
+def test_the_page_of_formats_names_every_codec_that_is_accepted_and_no_other() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "formats.md").read_text()
+    for row, codecs in (("Video codecs", VIDEO_CODECS), ("Audio codecs", AUDIO_CODECS)):
+        line = next(line for line in page.splitlines() if line.startswith(f"| {row} |"))
+        assert set(re.findall(r"`(\w+)`", line)) == codecs
 
 
 def test_the_sound_of_a_video_is_a_voice_under_the_video_s_byte_limit() -> None:
@@ -182,7 +208,8 @@ def test_the_sound_of_a_video_is_a_voice_under_the_video_s_byte_limit() -> None:
     "data, error",
     [
         (audio_bytes, NoVideoStream),
-        (lambda: video_bytes(frames=2, codec="mpeg2video", container="ts"), UnsupportedMedia),
+        (lambda: video_bytes(frames=2, codec="ffv1", container="mkv"), UnsupportedMedia),
+        (lambda: video_bytes(frames=60, codec="libx264", container="mpeg"), UnsupportedMedia),
         (lambda: video_bytes(frames=2, codec="qtrle", pix_fmt="rgb24", container="mov"), UnsupportedMedia),
         (lambda: b"\x00\x00\x00\x18ftypmp42" + bytes(1000), UnreadableMedia),
         (lambda: bytes(500), UnreadableMedia),
@@ -199,7 +226,7 @@ def test_a_face_that_is_none_is_refused_by_kind(data: Any, error: type[InputErro
     [
         (lambda: video_bytes(frames=2), NoAudioStream),
         (image_bytes, NoAudioStream),
-        (lambda: audio_bytes(codec="adpcm_ms"), UnsupportedMedia),
+        (lambda: audio_bytes(codec="adpcm_yamaha"), UnsupportedMedia),
         (lambda: audio_bytes(sample_rate=1000), LimitExceeded),
         (lambda: audio_bytes(sample_rate=384_000, seconds=0.1), LimitExceeded),
         (lambda: PLAYLISTS["sdp"], UnsupportedMedia),

@@ -22,6 +22,8 @@ from lipsync.media.sniff import ContentType, sniff
         ("avi", "mpeg4", "avi"),
         ("ts", "libx264", "mpegts"),
         ("flv", "libx264", "flv"),
+        ("mpeg", "mpeg2video", "mpeg"),
+        ("asf", "wmv2", "asf"),
     ],
 )
 def test_video_containers_are_known(container: str, codec: str, name: str) -> None:
@@ -40,6 +42,11 @@ def test_video_containers_are_known(container: str, codec: str, name: str) -> No
         ("aiff", "pcm_s16be", "aiff"),
         ("w64", "pcm_s16le", "w64"),
         ("caf", "pcm_s16le", "caf"),
+        ("au", "pcm_s16be", "au"),
+        ("ac3", "ac3", "ac3"),
+        ("eac3", "eac3", "eac3"),
+        ("wv", "wavpack", "wv"),
+        ("tta", "tta", "tta"),
     ],
 )
 def test_sound_files_are_known(container: str, codec: str, name: str) -> None:
@@ -52,6 +59,29 @@ def test_an_mp3_without_its_tag_and_a_flac_behind_one_are_known() -> None:
     size = 10 + (mp3[6] << 21 | mp3[7] << 14 | mp3[8] << 7 | mp3[9])
     assert sniff(mp3[size : size + 100]).name == "mp3"
     assert sniff(mp3[:size] + audio_bytes(seconds=0.1, container="flac", codec="flac")).name == "flac"
+
+
+@pytest.mark.parametrize("step", [188, 192, 204])
+def test_a_transport_stream_is_known_by_its_packets(step: int) -> None:
+    ts = video_bytes(frames=2, container="ts")
+    packets = [ts[at : at + 188] for at in range(0, len(ts), 188)]
+    lead, trail = (bytes(4), b"") if step == 192 else (b"", bytes(step - 188))
+    assert sniff(b"".join(lead + packet + trail for packet in packets)[:4096]).name == "mpegts"
+
+
+@pytest.mark.parametrize(
+    "head, said",
+    [
+        (b"MAC \x96\x0f", "Monkey's Audio"),
+        (b"\x02#!SILK_V3", "SILK"),
+        (b"\x06\x0e\x2b\x34\x02\x05", "MXF"),
+        (b"Creative Voice File\x1a", "Creative Voice"),
+        (b"\x00\x00\x00\x01\x67\x42", "raw H.264"),
+    ],
+)
+def test_media_of_a_kind_that_is_not_accepted_is_named(head: bytes, said: str) -> None:
+    with pytest.raises(UnsupportedMedia, match=said):
+        sniff(head + bytes(100))
 
 
 @pytest.mark.parametrize(

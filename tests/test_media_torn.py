@@ -1,4 +1,4 @@
-"""Streams without a length: what was cut off inside a packet, page, element or frame is noticed; whole files never are."""
+"""Streams without a length: what was cut off inside a packet, page, block or frame is noticed; whole files never are."""
 
 from __future__ import annotations
 
@@ -88,6 +88,12 @@ STREAMS: dict[str, Callable[[], bytes]] = {
     "mp3": bare_mp3,
     "mp3 with a header": lambda: sound("mp3", "libmp3lame"),
     "mp2": lambda: sound("mp2", "mp2"),
+    "ac3": lambda: sound("ac3", "ac3"),
+    "eac3": lambda: sound("eac3", "eac3"),
+    "wavpack": lambda: sound("wv", "wavpack"),
+    "tta": lambda: sound("tta", "tta"),
+    "au": lambda: sound("au", "pcm_s16be"),
+    "wmv": lambda: make.video_bytes(frames=60, codec="wmv2", container="asf"),
 }
 WHOLE: dict[str, Callable[[], bytes]] = {
     "ts and null packets": lambda: film("ts") + 40 * NULL_PACKET,
@@ -103,6 +109,9 @@ WHOLE: dict[str, Callable[[], bytes]] = {
     "mp3 and an APE tag": lambda: bare_mp3() + ape_tag(),
     "mp3 and both": lambda: bare_mp3() + ape_tag() + ID3V1,
     "mp3 and zeros": lambda: bare_mp3() + bytes(3000),
+    "wavpack and a tag": lambda: sound("wv", "wavpack") + ape_tag(),
+    "tta and a tag": lambda: sound("tta", "tta") + ID3V1,
+    "au of unknown size": lambda: sound("au", "pcm_s16be").replace(struct.pack(">I", 2 * 4 * 48_000), b"\xff" * 4, 1),
     "mp3 whose last frame lacks its padding": lambda: bare_mp3()[:-1],
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from fractions import Fraction
 from pathlib import Path
 
@@ -93,6 +94,11 @@ def test_a_lossless_voice_comes_out_as_it_went_in(
         ("m4a", "aac", 44_100, 6),
         ("mp4", "aac", 16_000, 1),
         ("mp4", "alac", 44_100, 2),
+        ("wv", "wavpack", 44_100, 2),
+        ("tta", "tta", 44_100, 2),
+        ("ogg", "flac", 48_000, 1),
+        ("au", "pcm_mulaw", 8_000, 1),
+        ("wav", "g722", 16_000, 1),
     ],
 )
 def test_a_coded_voice_begins_where_it_began_and_has_its_length(
@@ -107,6 +113,38 @@ def test_a_coded_voice_begins_where_it_began_and_has_its_length(
     loud = np.flatnonzero(np.abs(decoded[0]) > 0.25)
     expected = np.flatnonzero(np.abs(samples[0]) > 0.25)
     assert abs(loud[0] - expected[0]) / rate < 0.002
+
+
+@pytest.mark.parametrize(
+    ("container", "codec", "rate"),
+    [
+        ("ac3", "ac3", 48_000),
+        ("eac3", "eac3", 48_000),
+        ("asf", "wmav2", 44_100),
+        ("wav", "adpcm_ms", 22_050),
+        ("wav", "adpcm_ima_wav", 22_050),
+        ("caf", "adpcm_ima_qt", 44_100),
+        ("mp2", "mp2", 48_000),
+    ],
+)
+def test_a_codec_that_pads_its_blocks_is_heard_to_its_end(container: str, codec: str, rate: int) -> None:
+    data = make.audio_bytes(seconds=2.0, sample_rate=rate, codec=codec, container=container)
+    decoded, found = signal_of(data)
+    assert found == rate
+    assert decoded.shape[1] / rate == pytest.approx(2.0, abs=0.06)
+    assert np.abs(decoded[:, rate // 2 : rate]).max() > 0.2
+
+
+def test_voices_of_telephones_are_heard() -> None:
+    amr = b"#!AMR\n" + 50 * (b"\x3c" + bytes(31))
+    wide = b"#!AMR-WB\n" + 50 * (b"\x44" + bytes(60))
+    blocks = np.random.default_rng(0).bytes(25 * 65)
+    form = struct.pack("<4sIHHIIHHHH", b"fmt ", 20, 0x31, 1, 8_000, 1_625, 65, 0, 2, 320)
+    gsm = struct.pack("<4sI4s", b"RIFF", 36 + len(blocks), b"WAVE") + form
+    gsm += struct.pack("<4sI", b"data", len(blocks)) + blocks
+    for data, rate in ((amr, 8_000), (wide, 16_000), (gsm, 8_000)):
+        decoded, found = signal_of(data)
+        assert (found, decoded.shape[1]) == (rate, rate)
 
 
 @pytest.mark.parametrize(("rate", "channels"), [(44_100, 2), (48_000, 1), (22_050, 1), (8_000, 2), (192_000, 1)])

@@ -15,13 +15,29 @@ from av.stream import Disposition
 from lipsync.errors import DecodeTimeout, LipsyncError, TruncatedMedia, UnreadableMedia, UnsupportedMedia
 from lipsync.media.source import Blob
 
-VIDEO_CODECS = frozenset({"h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mjpeg", "prores"})
-AUDIO_CODECS = frozenset({"aac", "alac", "ac3", "eac3", "amr_nb", "amr_wb", "mp2", "mp3", "opus", "vorbis", "flac"})
+_OLD_VIDEO = "mpeg1video mpeg2video h263 flv1 msmpeg4v1 msmpeg4v2 msmpeg4v3 wmv1 wmv2 wmv3 vc1 theora"
+VIDEO_CODECS = frozenset(
+    {"h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mjpeg", "prores", "dnxhd", "dvvideo", *_OLD_VIDEO.split(" ")}
+)
+_TELEPHONE_AUDIO = (
+    "amr_nb amr_wb speex gsm gsm_ms adpcm_ms adpcm_ima_wav adpcm_ima_qt adpcm_g722 adpcm_g726 adpcm_g726le"
+)
+_WINDOWS_AUDIO = "wmav1 wmav2 wmapro wmalossless wmavoice"
+AUDIO_CODECS = frozenset(
+    {"aac", "alac", "ac3", "eac3", "dts", "mp1", "mp2", "mp3", "opus", "vorbis", "flac", "wavpack", "tta"}
+    | {*_TELEPHONE_AUDIO.split(" "), *_WINDOWS_AUDIO.split(" ")}
+)
 _PCM_KINDS = "alaw mulaw s8 u8 s16le s16be u16le u16be s24le s24be s32le s32be s64le s64be f32le f32be f64le f64be"
-_PCM_CODECS = frozenset(f"pcm_{kind}" for kind in _PCM_KINDS.split(" "))
-_OTHER_NAMES = "libdav1d libvpx libvpx-vp9 mp3float mp2float aac_latm libopus libvorbis amrnb amrwb"
+_PCM_CODECS = frozenset(f"pcm_{kind}" for kind in f"{_PCM_KINDS} bluray dvd".split(" "))
+_OTHER_NAMES = (
+    "libdav1d libvpx libvpx-vp9 mp3float mp2float mp1float aac_latm libopus libvorbis amrnb amrwb "
+    "dca flv msmpeg4 g722 g726 g726le"
+)
 _DECODERS = ",".join([*sorted(VIDEO_CODECS | AUDIO_CODECS | _PCM_CODECS), *_OTHER_NAMES.split(" ")])
-_DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,flv,wav,mp3,flac,ogg,aac,aiff,w64,caf,amr"
+_DEMUXERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,wav,mp3,flac,ogg,aac,aiff,w64,caf,amr,au,ac3,eac3,"
+    "dts,dtshd,wv,tta"
+)
 _OPEN_TIMEOUT_S, _READ_TIMEOUT_S = 5.0, 5.0
 _NOT_SHOWN = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 

@@ -122,6 +122,11 @@ def _video_info(
         raise UnsupportedMedia(
             f"The video codec {codec} is not accepted; {', '.join(sorted(VIDEO_CODECS))} are. Convert it to H.264."
         )
+    if content.name == "mpeg" and codec not in ("mpeg1video", "mpeg2video"):
+        raise UnsupportedMedia(
+            f"This is an MPEG program stream that holds {codec}, which leaves many frames without a time. "
+            "Convert it to mp4."
+        )
     coded_width, coded_height = stream.codec_context.width, stream.codec_context.height
     if coded_width <= 0 or coded_height <= 0:
         raise UnreadableMedia("The video's headers give no picture size. The file is damaged; re-encode it.")

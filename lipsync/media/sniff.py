@@ -19,6 +19,7 @@ class ContentType:
     name: str
 
 
+_DTS_MARKS = (b"\x7f\xfe\x80\x01", b"\xfe\x7f\x01\x80", b"\x1f\xff\xe8\x00", b"\xff\x1f\x00\xe8")
 _PREFIXES: tuple[tuple[bytes, ContentType], ...] = (
     (b"\xff\xd8\xff", ContentType("image", "JPEG")),
     (b"\x89PNG\r\n\x1a\n", ContentType("image", "PNG")),
@@ -31,8 +32,17 @@ _PREFIXES: tuple[tuple[bytes, ContentType], ...] = (
     (b"riff\x2e\x91\xcf\x11", ContentType("container", "w64")),
     (b"caff\x00\x01", ContentType("container", "caf")),
     (b"#!AMR", ContentType("container", "amr")),
+    (b".snd", ContentType("container", "au")),
+    (b"wvpk", ContentType("container", "wv")),
+    (b"TTA1", ContentType("container", "tta")),
+    (b"DTSHDHDR", ContentType("container", "dtshd")),
+    *((mark, ContentType("container", "dts")) for mark in _DTS_MARKS),
+    (b"\x00\x00\x01\xba", ContentType("container", "mpeg")),
+    (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", ContentType("container", "asf")),
 )
-SOUND = frozenset({"wav", "w64", "flac", "caf", "amr", "aiff", "mp3", "aac"})
+SOUND = frozenset(
+    {"wav", "w64", "flac", "caf", "amr", "aiff", "mp3", "aac", "au", "wv", "tta", "ac3", "eac3", "dts", "dtshd"}
+)
 """Containers that hold sound alone; the others may hold a video."""
 _RIFF = {
     b"WEBP": ContentType("image", "WEBP"),
@@ -52,11 +62,24 @@ _FOREIGN = (
     (b"MM\x00*", "a TIFF or raw camera image"),
     (b"8BPS", "a Photoshop document"),
     (b"\x00\x00\x01\x00", "an icon"),
-    (b"\x00\x00\x01\xba", "an MPEG program stream"),
     (b"\x00\x00\x01\xb3", "a raw MPEG video stream"),
     (b"\x00\x00\x00\x01", "a raw H.264 or H.265 stream without a container"),
-    (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "a Windows Media file"),
+    (b"\x00\x00\x01\x67", "a raw H.264 stream without a container"),
+    (b"\x00\x00\x01\x40", "a raw H.265 stream without a container"),
+    (b"\x06\x0e\x2b\x34", "an MXF file"),
     (b".RMF", "a RealMedia file"),
+    (b".ra\xfd", "a RealAudio file"),
+    (b"MAC ", "a Monkey's Audio file (ape)"),
+    (b"MPCK", "a Musepack file"),
+    (b"MP+", "a Musepack file"),
+    (b"tBaK", "a TAK file"),
+    (b"DSD ", "a DSD file (dsf)"),
+    (b"FRM8", "a DSD file (dff)"),
+    (b"#!SILK", "a SILK voice message"),
+    (b"\x02#!SILK", "a SILK voice message"),
+    (b"Creative Voice File", "a Creative Voice file (voc)"),
+    (b"FWS", "a Flash animation (swf)"),
+    (b"CWS", "a Flash animation (swf)"),
     (b"MThd", "a MIDI file"),
     (b"\x7fELF", "a program"),
     (b"MZ", "a Windows program"),
@@ -82,7 +105,7 @@ _SCRIPTS = (
     (";ffmetadata", "an FFmpeg metadata script"),
     ("webvtt", "WebVTT subtitles"),
 )
-_ACCEPTED = "Send mp4, mov, mkv, webm, avi, ts, jpg, png, webp, avif, heic, gif, wav, mp3, flac, ogg or m4a."
+_ACCEPTED = "Send mp4, mov, mkv, webm, avi, ts, mpg, wmv, jpg, png, webp, avif, heic, gif, wav, mp3, flac, ogg or m4a."
 
 
 def sniff(head: bytes) -> ContentType:
@@ -148,11 +171,13 @@ def _transport_stream(head: bytes) -> ContentType | None:
 
 
 def _audio_frames(head: bytes) -> ContentType | None:
-    """MP3 and ADTS have no file header: an ID3 tag, or the sync word of a first frame."""
+    """MP3, ADTS and AC-3 have no file header: an ID3 tag, or the sync word of a first frame."""
     if head[:3] == b"ID3" and len(head) >= 10:
         size = 10 + sum(byte << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
         after = head[size : size + 16]
         return _by_prefix(after) or _audio_frames(after) or ContentType("container", "mp3")
+    if head[:2] == b"\x0b\x77" and len(head) > 5:
+        return _ac3(head)
     if len(head) < 4 or head[0] != 0xFF:
         return None
     if head[1] & 0xF6 == 0xF0:
@@ -161,6 +186,13 @@ def _audio_frames(head: bytes) -> ContentType | None:
     if is_layer_3_or_2 and head[2] >> 4 not in (0, 15) and head[2] & 0x0C != 0x0C:
         return ContentType("container", "mp3")
     return None
+
+
+def _ac3(head: bytes) -> ContentType | None:
+    version = head[5] >> 3
+    if version > 10:
+        return ContentType("container", "eac3") if version <= 16 else None
+    return ContentType("container", "ac3") if head[4] >> 6 != 3 and head[4] & 63 < 38 else None
 
 
 def _script(head: bytes) -> str | None:

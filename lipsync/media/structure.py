@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import BinaryIO, Literal, NamedTuple
 
 from lipsync.errors import TruncatedMedia
@@ -33,8 +33,7 @@ def check_whole(blob: Blob, content: ContentType) -> None:
     torn = torn_piece(blob, content)
     if torn is not None:
         raise TruncatedMedia(f"The file ends in the middle of its last {torn}: it was cut off. Send all of it.")
-    check = {"mov": _iso_end, "AVIF": _iso_end, "HEIF": _iso_end, "avi": _riff_end, "wav": _wave_end}.get(content.name)
-    check = check or {"WEBP": _riff_end, "aiff": _aiff_end, "matroska": _matroska_end}.get(content.name)
+    check = _ENDS.get(content.name)
     if check is None:
         return
     with blob.open() as reader:
@@ -91,13 +90,13 @@ def _indexed_end(reader: BinaryIO, sidx: Element) -> int:
     sizes_at = 24 if data[:1] == b"\x00" else 32
     if len(data) < sizes_at:
         return 0
-    first = struct.unpack_from(">I" if sizes_at == 24 else ">Q", data, 16 if sizes_at == 24 else 20)[0]
-    count = struct.unpack_from(">H", data, sizes_at - 2)[0]
-    if len(data) < sizes_at + 12 * count:
+    first = int.from_bytes(data[16:20] if sizes_at == 24 else data[20:28], "big")
+    count = int.from_bytes(data[sizes_at - 2 : sizes_at], "big")
+    references = data[sizes_at : sizes_at + 12 * count]
+    if len(references) < 12 * count:
         return 0
-    return int(sidx.end + first) + sum(
-        struct.unpack_from(">I", data, sizes_at + 12 * number)[0] & 0x7FFFFFFF for number in range(count)
-    )
+    sizes = (int.from_bytes(references[at : at + 4], "big") & 0x7FFFFFFF for at in range(0, len(references), 12))
+    return sidx.end + first + sum(sizes)
 
 
 def fragments_duration_s(blob: Blob) -> float:
@@ -195,6 +194,51 @@ def _aiff_end(reader: BinaryIO, byte_count: int) -> int:
     return int(size) + 8 if 0 < size < _STREAMED else 0
 
 
+def _au_end(reader: BinaryIO, byte_count: int) -> int:
+    _, start, size = struct.unpack(">4sII", reader.read(12).ljust(12, b"\x00"))
+    return int(start + size) if 0 < size < _STREAMED else 0
+
+
+# ---------------------------------------------------------------- TTA and ASF
+
+
+def _tta_end(reader: BinaryIO, byte_count: int) -> int:
+    """Where the last of the frames ends that the table behind the header lists."""
+    head = reader.read(22)
+    if len(head) < 22 or head[:4] != b"TTA1":  # a tag comes first
+        return 0
+    rate_hz, samples = struct.unpack_from("<II", head, 10)
+    count = -(-samples * 245 // (rate_hz * 256)) if rate_hz else 0
+    if 22 + 4 * count > byte_count:
+        return 22 + 4 * count
+    table = reader.read(4 * count)
+    sizes = (int.from_bytes(table[at : at + 4], "little") for at in range(0, len(table), 4))
+    return 22 + len(table) + 4 + sum(sizes)
+
+
+_ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+_ASF_DATA = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c")
+_ASF_DATA_HEAD = 50
+"""The size of the data object without data, which a live recording declares."""
+
+
+def _asf_end(reader: BinaryIO, byte_count: int) -> int:
+    """Where the data object ends, which comes after the header object."""
+    at = 0
+    for name in (_ASF_HEADER, _ASF_DATA):
+        reader.seek(at)
+        head = reader.read(24)
+        size = int.from_bytes(head[16:], "little")
+        if head[:16] != name or len(head) < 24 or size >> 62:
+            return 0
+        if name == _ASF_DATA and size <= _ASF_DATA_HEAD:
+            return 0
+        at += size
+        if at > byte_count:
+            break
+    return at
+
+
 # ---------------------------------------------------------------- Matroska
 
 _SEGMENT, _TRACKS, _TRACK, _VIDEO = b"\x18\x53\x80\x67", b"\x16\x54\xae\x6b", b"\xae", b"\xe0"
@@ -246,3 +290,16 @@ def _matroska_rotation(reader: BinaryIO, byte_count: int) -> Rotation:
 def _quarter_turns(degrees: float) -> Rotation:
     turned: dict[int, Rotation] = {0: 0, 1: 90, 2: 180, 3: 270}
     return turned[round(degrees / 90) % 4] if abs(degrees) <= 360 else 0
+
+
+_ENDS: dict[str, Callable[[BinaryIO, int], int]] = {
+    **dict.fromkeys(("mov", "AVIF", "HEIF"), _iso_end),
+    **dict.fromkeys(("avi", "WEBP"), _riff_end),
+    "wav": _wave_end,
+    "aiff": _aiff_end,
+    "au": _au_end,
+    "tta": _tta_end,
+    "asf": _asf_end,
+    "matroska": _matroska_end,
+}
+"""Where a container's own sizes say that it ends, 0 where they do not."""

@@ -1,4 +1,4 @@
-"""Whether a stream that declares no length ends in the middle of a piece: a packet, page, element or frame."""
+"""Whether a stream that declares no length ends in the middle of a piece: a packet, page, block, element or frame."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MOST_ELEMENTS = 300_000
 
 
 def torn_piece(blob: Blob, content: ContentType) -> str | None:
-    """What the file ends in the middle of: "packet", "page", "element" or "frame".
+    """What the file ends in the middle of: "packet", "page", "block", "element" or "frame".
 
     None where it ends with a piece, where tags or padding follow the last one, or where that cannot be told. Headers
     are read, or the last few hundred kilobytes, however large the file.
@@ -26,6 +26,8 @@ def torn_piece(blob: Blob, content: ContentType) -> str | None:
             return _torn_page(reader, blob.byte_count)
         if content.name == "matroska":
             return _torn_element(reader, blob.byte_count)
+        if content.name == "wv":
+            return _torn_block(reader, blob.byte_count)
         header_of = _FRAME_HEADERS.get(content.name)
         return None if header_of is None else _torn_frame(reader, blob.byte_count, header_of)
 
@@ -127,6 +129,22 @@ def _torn_element(reader: BinaryIO, byte_count: int) -> str | None:
             at += count
         if at >= byte_count:
             return "element" if at > byte_count else None
+    return None
+
+
+# ---------------------------------------------------------------- WavPack
+
+
+def _torn_block(reader: BinaryIO, byte_count: int) -> str | None:
+    at = 0
+    for _ in range(_MOST_ELEMENTS):
+        reader.seek(at)
+        head = reader.read(8)
+        if head[:4] != b"wvpk":
+            return "block" if len(head) > 1 and b"wvpk".startswith(head) else None
+        at += 8 + int.from_bytes(head[4:], "little")
+        if len(head) < 8 or at > byte_count:
+            return "block"
     return None
 
 

@@ -31,8 +31,8 @@ class VideoFrames:
         self._blob, self._info, self._index, self._threads = blob, info, index, threads
         self._clock = clock
         self._allowed_missing = max(len(index) // 100, min(3, len(index) // 10))
-        # AVI has no presentation times: H.264 comes out in order, but with the times of other frames
-        self._counts = info.container == "avi" and info.video.codec in ("h264", "hevc")
+        # AVI and ASF have no presentation times: H.264 comes out in order, but with the times of other frames
+        self._counts = info.container in ("avi", "asf") and info.video.codec in ("h264", "hevc", "wmv3", "vc1")
         self._tolerance = int(np.diff(index.pts_ticks).min()) // 2 if len(index) > 1 else 0
         self._instead: dict[int, int] = {}
         self._container: av.container.InputContainer | None = None

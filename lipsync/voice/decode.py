@@ -26,7 +26,7 @@ from lipsync.options import Limits
 
 _SHORTEST_GAP_S = Fraction(1, 10)  # less is the jitter of recorders' timestamps
 _LONGEST_PADDING = 2048  # samples that a last packet may hold beyond the sound's end
-_DURATION_IS_COUNTED = frozenset({"mov", "flac", "aiff", "w64", "caf", "avi"})
+_DURATION_IS_COUNTED = frozenset({"mov", "flac", "aiff", "w64", "caf", "avi", "au", "wv", "tta"})
 """Elsewhere it is estimated, or, as in Matroska, that of the longest track, which may be a picture or subtitles."""
 _SCALES = {"u8": 128.0, "s16": 32768.0, "s32": 2147483648.0, "flt": 1.0, "dbl": 1.0}
 
