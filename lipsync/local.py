@@ -228,6 +228,7 @@ def _timed_voice(job: Job, span: Span, stop: threading.Event) -> Generator[Voice
     chunks = voice_chunks(
         job.voice,
         info,
+        shown_from=span.shown_from if _speaks_itself(job, info) else None,
         limits=job.limits,
         mel_pad_mode=job.options.mel_pad_mode,
         at_least=span.at_least,
@@ -237,3 +238,10 @@ def _timed_voice(job: Job, span: Span, stop: threading.Event) -> Generator[Voice
     for chunk in stoppable(chunks, stop):
         yield replace(chunk, spent_s=time.perf_counter() - started)
         started = time.perf_counter()
+
+
+def _speaks_itself(job: Job, info: MediaInfo | None) -> bool:
+    """Whether one clip is face and voice both."""
+    if info is None or info.kind != "video" or isinstance(job.voice, Waveform):
+        return False
+    return job.voice.byte_count == job.face.byte_count and job.voice.content_hash == job.face.content_hash

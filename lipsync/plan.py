@@ -56,12 +56,15 @@ class Tuning:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """How long the result's sound must be: at least (padded with silence) and at most (cut), in seconds."""
+    """Which part of the voice the result has: at least (padded with silence) and at most (cut), in seconds."""
 
     at_least: Fraction | None = None
     at_most: Fraction | None = None
     ahead: Fraction = Fraction(0)
     """How much further than that the mouth hears, on top of a mel window."""
+    shown_from: Fraction | None = None
+    """When, by its file's timestamps, the face's first frame is shown; None for a still. A clip that is its own voice
+    is heard from there on."""
 
 
 class Timeline:
@@ -83,6 +86,7 @@ class Timeline:
         self._shift = Fraction(options.audio_offset_ms) / 1000
         self.is_still = index.is_still or options.static or is_image
         self.grid = np.zeros(1, np.int32) if self.is_still else self._constant_rate(index)
+        self._shown_from = int(index.pts_ticks[0]) * index.time_base
 
     def _constant_rate(self, index: Index) -> I32:
         if self.options.compat == "reference":
@@ -101,8 +105,9 @@ class Timeline:
         if self.is_still:
             return Span()
         if self.options.sync_mode == "cut_off":
-            return Span(at_most=clip, ahead=max(Fraction(0), self._shift))
-        return Span(at_least=clip) if self.options.sync_mode == "silence" else Span()
+            return Span(at_most=clip, ahead=max(Fraction(0), self._shift), shown_from=self._shown_from)
+        at_least = clip if self.options.sync_mode == "silence" else None
+        return Span(at_least=at_least, shown_from=self._shown_from)
 
     def frame_count(self, duration: Fraction, columns: int) -> int:
         """Output frames for a voice of that many seconds and mel columns (after ``span`` was applied to it)."""

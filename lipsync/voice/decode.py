@@ -2,7 +2,8 @@
 
 Where the sound starts. The voice begins with the file's first sample, whatever timestamp that has: live recordings
 and broadcast streams begin at any hour. Only beside a picture is the distance to it kept: sound that starts after
-the video's first frame is led in by silence, so that a clip used as both face and voice stays in step with itself.
+the video's first frame is led in by silence. Where a clip is face and voice both, what sounds before its first frame is
+left out, so that it stays in step with itself; another face's voice loses no word for having begun early.
 Gaps later on (lost packets, a recorder that paused) are filled with silence, as a player does.
 """
 
@@ -41,8 +42,11 @@ class Block:
     """FFmpeg's name of the channel layout, such as "stereo"; "3 channels" where their meaning is unknown."""
 
 
-def decode(blob: Blob, info: MediaInfo, *, limits: Limits) -> Iterator[Block]:
+def decode(blob: Blob, info: MediaInfo, *, limits: Limits, shown_from: Fraction | None = None) -> Iterator[Block]:
     """The sound of a probed input, in blocks of a codec frame or so; encoder priming is left out.
+
+    ``shown_from`` is given where the input's own picture is shown with it: the time of the first frame shown, by the
+    file's timestamps. The sound then begins there.
 
     A packet that cannot be decoded is heard as silence. The wall clock counts only time spent in here. Raises
     NoAudioStream where there is no sample, UnreadableMedia where more than a tenth is damaged, TruncatedMedia where
@@ -53,7 +57,8 @@ def decode(blob: Blob, info: MediaInfo, *, limits: Limits) -> Iterator[Block]:
         stream = audio_stream(container)
         if stream is None:
             raise NoAudioStream("The voice input has no sound track. Send a sound file, or a video with sound.")
-        joiner = _Joiner(starts_at=_picture_start(container))
+        starts_at = _picture_start(container) if shown_from is None else shown_from
+        joiner = _Joiner(starts_at=starts_at, leaves_out_earlier=shown_from is not None)
         frames = _trimmed(_frames(container, stream, clock), end=_counted_end(stream, info))
         for block in joiner.join(frames):
             clock.pause()
@@ -126,8 +131,10 @@ def _trimmed(frames: Iterable[av.AudioFrame], *, end: Fraction | None) -> Iterat
 class _Joiner:
     """Makes one signal of decoded frames: at the first frame's rate and layout, gaps filled with silence."""
 
-    def __init__(self, *, starts_at: Fraction | None) -> None:
+    def __init__(self, *, starts_at: Fraction | None, leaves_out_earlier: bool) -> None:
         self._starts_at = starts_at
+        self._leaves_out_earlier = leaves_out_earlier
+        self._early = 0  # samples to be left out yet
         self._rate = 0
         self._channels = 0
         self._layout = ""
@@ -162,6 +169,8 @@ class _Joiner:
         start = _start_of(frame)
         lead = start - self._starts_at if start is not None and self._starts_at is not None else Fraction(0)
         self._expected = start - lead if start is not None and lead > 0 else start
+        if self._leaves_out_earlier and lead < 0:
+            self._early = round(-lead * self._rate)
 
     def _silence_before(self, start: Fraction | None) -> Iterator[Block]:
         if start is None or self._expected is None:
@@ -193,7 +202,10 @@ class _Joiner:
     def _blocks(self, parts: Iterable[F32]) -> Iterator[Block]:
         for samples in parts:
             self._count += samples.shape[1]
-            yield Block(samples, self._rate, self._layout)
+            early = min(self._early, samples.shape[1])
+            self._early -= early
+            if early < samples.shape[1]:
+                yield Block(samples[:, early:], self._rate, self._layout)
 
 
 def _as_float(frame: av.AudioFrame) -> F32:

@@ -68,6 +68,7 @@ def voice_chunks(
     at_least: Fraction | None = None,
     at_most: Fraction | None = None,
     ahead: Fraction = Fraction(0),
+    shown_from: Fraction | None = None,
 ) -> Iterator[VoiceChunk]:
     """The voice in order: a first chunk after about a second, then one every ``chunk_s``; memory is constant.
 
@@ -75,22 +76,24 @@ def voice_chunks(
     voice with silence and cut it; the mel of a voice that is cut goes on for ``HEARD_AHEAD_S`` and ``ahead``, because a
     mouth moves ahead of its sound. A chunk's ``duration`` is how much of the voice its packets and those before it
     cover, and on the last chunk the exact length of the voice, whose last packet may hold a little more. A voice under
-    0.1875 s has fewer than 16 mel columns in all; pad with ``mel.SILENCE``.
+    0.1875 s has fewer than 16 mel columns in all; pad with ``mel.SILENCE``. ``shown_from`` is that of ``decode``.
 
     Raises NoAudioStream, NonFiniteAudio, LimitExceeded (while decoding, whatever the headers declared), and the errors
     of ``decode``.
     """
     heard_until = None if at_most is None else at_most + HEARD_AHEAD_S + ahead
-    blocks = _cut(_checked(_blocks(source, info, limits), limits), at_least=at_least, at_most=heard_until)
+    blocks = _cut(_checked(_blocks(source, info, limits, shown_from), limits), at_least=at_least, at_most=heard_until)
     yield from _chunks(_gathered(blocks), mel_pad_mode=mel_pad_mode, chunk_s=chunk_s, at_most=at_most)
 
 
-def _blocks(source: Blob | Waveform, info: MediaInfo | None, limits: Limits) -> Iterator[Block]:
+def _blocks(
+    source: Blob | Waveform, info: MediaInfo | None, limits: Limits, shown_from: Fraction | None
+) -> Iterator[Block]:
     if isinstance(source, Waveform):
         return source.blocks()
     if info is None:
         raise ValueError("a blob needs the MediaInfo that probe_voice gives")
-    return decode(source, info, limits=limits)
+    return decode(source, info, limits=limits, shown_from=shown_from)
 
 
 def _checked(blocks: Iterable[Block], limits: Limits) -> Iterator[Block]:
