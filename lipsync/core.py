@@ -45,6 +45,7 @@ class VideoInfo:
     width: int
     height: int
     fps: Fraction
+    """What headers say, mostly an average: 0.7 of a clip that holds frames for long. The index knows better."""
     duration_s: float
     frame_count: int | None
     rotation_deg: Literal[0, 90, 180, 270] = 0

@@ -38,7 +38,7 @@ class Limits:
     min_side: int = _option(64, "shortest side of a face input, pixels")
     max_side: int = _option(4096, "longest side of a video, pixels (an image is scaled down to it)")
     duration_s: float = _option(600.0, "longest face video and longest voice, seconds")
-    min_fps: float = _option(1.0, "lowest frame rate, of source and output")
+    min_fps: float = _option(1.0, "lowest frame rate of the output; a slower clip is put out at it")
     max_fps: float = _option(120.0, "highest frame rate, of source and output")
     frames: int = _option(18_000, "most frames in a face video")
     min_sample_rate_hz: int = _option(8_000, "lowest sample rate of a voice")

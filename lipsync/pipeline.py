@@ -170,8 +170,8 @@ async def find_track(
     started = time.perf_counter()
     face = await stages.open_face(job)
     report.add({"open": time.perf_counter() - started})
-    report.fps, report.width, report.height = face.video.fps, face.width, face.height
     timeline = Timeline(face.index, face.video, job.options, is_image=face.is_image, limits=job.limits)
+    report.fps, report.width, report.height = timeline.own_fps, face.width, face.height
     total = 1 if timeline.is_still else len(face.index)
     track = FaceTrack(
         job.options,
@@ -189,7 +189,7 @@ async def find_track(
     report.searched_frames = track.searched_frames
     report.add({"detect": track.spent_s})
     report.total_s = time.perf_counter() - started
-    return tracks_to_json(boxes, size=(face.width, face.height), fps=face.video.fps)
+    return tracks_to_json(boxes, size=(face.width, face.height), fps=timeline.own_fps)
 
 
 async def _runs(

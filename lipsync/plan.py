@@ -17,6 +17,7 @@ import numpy as np
 
 from lipsync.core import I32, Index, Segment, VideoInfo
 from lipsync.errors import InvalidOption, LimitExceeded
+from lipsync.media.rate import steady_fps
 from lipsync.options import Limits, Options
 
 MEL_COLUMNS_PER_S = 80
@@ -70,14 +71,15 @@ class Span:
 class Timeline:
     """For each output frame: its source frame and the first column of its mel window.
 
-    ``fps`` is the output's. ``grid`` is the face clip at that constant rate: entry j is the source frame on show in the
+    ``fps`` is the output's, ``own_fps`` the face input's (25 for an image). ``grid`` is the face clip at that constant rate: entry j is the source frame on show in the
     middle of the clip's j-th output interval, so that a variable rate neither drifts nor jitters and a constant rate
     maps one to one even where timestamps are rounded to milliseconds. A still (or ``static``) has a grid of one.
     """
 
     def __init__(self, index: Index, video: VideoInfo, options: Options, *, is_image: bool, limits: Limits) -> None:
         self.options = options
-        self.fps = _output_fps(video, options, is_image=is_image)
+        self.own_fps = IMAGE_FPS if is_image else _own_fps(index, video, options, limits)
+        self.fps = self.own_fps if options.fps is None else options.fps
         if not (limits.min_fps <= self.fps <= limits.max_fps):
             raise LimitExceeded(
                 f"The output would have {float(self.fps):g} frames per second; {limits.min_fps:g} to "
@@ -164,10 +166,11 @@ class Timeline:
         return np.array([math.floor(MEL_COLUMNS_PER_S * (i / self.fps + shift)) for i in range(first, stop)], np.int32)
 
 
-def _output_fps(video: VideoInfo, options: Options, *, is_image: bool) -> Fraction:
-    if options.fps is not None:
-        return options.fps
-    return IMAGE_FPS if is_image else video.fps
+def _own_fps(index: Index, video: VideoInfo, options: Options, limits: Limits) -> Fraction:
+    """The clip's frames' own rate within the limits; the reference goes by the headers' average."""
+    if options.compat == "reference":
+        return video.fps
+    return min(max(steady_fps(index, video.fps), Fraction(limits.min_fps)), Fraction(limits.max_fps))
 
 
 def _reference_count(fps: Fraction, columns: int) -> int:

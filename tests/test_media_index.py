@@ -137,6 +137,11 @@ def test_a_density_above_the_highest_rate_is_refused() -> None:
         build_index(blob, info, LIMITS)
 
 
+def test_a_rate_far_above_the_highest_is_refused() -> None:
+    with pytest.raises(LimitExceeded, match="shows 1000.0 frames per second"):
+        index_of(video_bytes(frames=5, fps=1000, container="avi", codec="mpeg4"))
+
+
 def test_demuxing_stands_under_the_wall_clock() -> None:
     with pytest.raises(DecodeTimeout, match="limit"):
         index_of(video_bytes(frames=60), Limits(wall_clock_min_s=1e-9, wall_clock_ratio=1e-9))

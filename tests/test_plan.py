@@ -129,9 +129,11 @@ def test_cut_off_and_silence_bound_the_voice_by_the_clip_and_images_are_never_bo
         assert still.at_least is None and still.at_most is None
 
 
-def test_an_output_rate_beyond_the_limits_is_refused():
+@pytest.mark.parametrize("fps", [Fraction(1), Fraction(60)])
+def test_an_output_rate_beyond_the_limits_is_refused(fps):
+    video = VideoInfo("h264", 64, 64, Fraction(25), 1.0, 25)
     with pytest.raises(LimitExceeded, match="frames per second"):
-        timeline(clip(10, Fraction(200)), Fraction(200))
+        Timeline(clip(25, Fraction(25)), video, Options(fps=fps), is_image=False, limits=Limits(min_fps=2, max_fps=50))
 
 
 @given(heard=st.integers(16, 4000), fps=st.sampled_from(RATES), offset=st.integers(-500, 500))

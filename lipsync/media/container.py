@@ -92,6 +92,17 @@ def audio_stream(container: av.container.InputContainer) -> av.AudioStream | Non
     return next(iter(default or streams), None)
 
 
+def comes_in_order(container: str, codec: str) -> bool:
+    """Whether frames are told apart by counting: AVI and ASF have no presentation times, and those that FFmpeg makes up
+    for reordered frames are other frames'."""
+    return container in ("avi", "asf") and codec in ("h264", "hevc", "wmv3", "vc1")
+
+
+def shown_at(packet: av.Packet[Any], *, in_order: bool) -> int | None:
+    """When the packet's frame is shown, in ticks; with ``in_order`` when the frame in its place is."""
+    return packet.dts if in_order or packet.pts is None else packet.pts
+
+
 @contextmanager
 def media_errors(doing: str) -> Iterator[None]:
     """Whatever FFmpeg or Pillow raise on strange bytes becomes one of our errors; "Cannot {doing}: …"."""

@@ -11,7 +11,7 @@ import numpy as np
 from lipsync.core import I64, Index, MediaInfo, VideoInfo
 from lipsync.errors import LimitExceeded, NoVideoStream, TruncatedMedia, UnreadableMedia
 from lipsync.media.animation import frame_durations_ms
-from lipsync.media.container import Deadline, media_errors, video_stream
+from lipsync.media.container import Deadline, comes_in_order, media_errors, shown_at, video_stream
 from lipsync.media.probe import open_media
 from lipsync.media.sniff import ContentType
 from lipsync.media.source import Blob
@@ -35,7 +35,7 @@ def build_index(blob: Blob, info: MediaInfo, limits: Limits) -> Index:
         return Index(np.zeros(1, np.int64), np.ones(1, bool), 0, _MILLISECOND)
     if info.kind == "animation":
         return _animation_index(blob, info, limits)
-    packets = _Packets(limits)
+    packets = _Packets(limits, in_order=comes_in_order(info.container, info.video.codec))
     with open_media(blob, info) as container:
         stream = video_stream(container)
         if stream is None or not stream.time_base:
@@ -68,6 +68,7 @@ class _Packets:
     """What is kept of each packet while demuxing."""
 
     limits: Limits
+    in_order: bool
     times: list[int] = field(default_factory=list)
     keys: list[bool] = field(default_factory=list)
     durations: list[int] = field(default_factory=list)
@@ -92,7 +93,7 @@ class _Packets:
         earliest = latest = 0
         with media_errors("read the frames' times"):
             for packet in container.demux(*tracks):
-                time = packet.pts if packet.pts is not None else packet.dts
+                time = shown_at(packet, in_order=self.in_order)
                 if time is None or packet.size == 0 or packet.is_corrupt:
                     continue
                 deadline.check()
@@ -140,7 +141,9 @@ class _Packets:
             times, keys, durations = times[decodable], keys[decodable], durations[decodable]
         if len(times) == 0:
             raise UnreadableMedia("The video holds no frame that can be decoded. Re-encode it.")
-        end = int(times[-1]) + (int(durations[-1]) or _usual_step(times, time_base, video.fps))
+        # an AVI may count fields: its frames then come at every other tick, and last one by their own account
+        lasting = 0 if self.in_order else int(durations[-1])
+        end = int(times[-1]) + (lasting or _usual_step(times, time_base, video.fps))
         index = Index(times, keys, end, time_base)
         self._check_density(index)
         return index

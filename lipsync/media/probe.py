@@ -22,6 +22,7 @@ from lipsync.media.container import (
     open_demuxer,
     video_stream,
 )
+from lipsync.media.rate import snap_fps
 from lipsync.media.sniff import HEAD_BYTES, ContentType, sniff
 from lipsync.media.source import Blob
 from lipsync.media.still import still_size
@@ -140,11 +141,6 @@ def _video_info(
         counted, seconds = _scan(container, stream, limits)
         fps = fps or (snap_fps(Fraction(counted - 1) / seconds) if seconds and counted > 1 else STILL_FPS)
         duration = duration if duration is not None else float(seconds + 1 / fps)
-    if not limits.min_fps <= fps <= limits.max_fps:
-        raise LimitExceeded(
-            f"The video claims {float(fps):.3f} frames per second; {limits.min_fps:g} to {limits.max_fps:g} are "
-            "allowed. Re-encode it at a common rate."
-        )
     _check_span(duration, frame_count or 0, limits)
     color = _color(stream, coded_width, coded_height)
     return VideoInfo(codec, width, height, fps, duration, frame_count, rotation, color)
@@ -191,17 +187,6 @@ def _scan(container: av.container.InputContainer, stream: av.VideoStream, limits
     seconds = (max(times) - min(times)) * base if times else Fraction(0)
     _check_span(float(seconds), len(times), limits)
     return len(times), seconds
-
-
-_COMMON_RATES = tuple(
-    Fraction(rate) for rate in (10, 12, Fraction(12_500, 1001), 15, 20, 24, 25, 30, 48, 50, 60, 100, 120)
-) + tuple(Fraction(rate * 1000, 1001) for rate in (15, 24, 30, 48, 60, 120))
-
-
-def snap_fps(rate: Fraction) -> Fraction:
-    """The common rate within 0.04 %, or ``rate`` with a small denominator: timestamps in milliseconds blur rates."""
-    nearest = min(_COMMON_RATES, key=lambda common: abs(common - rate))
-    return nearest if abs(nearest / rate - 1) < Fraction(4, 10_000) else rate.limit_denominator(1001)
 
 
 _MATRICES: dict[int, Literal["bt709", "bt601", "bt2020"]] = {

@@ -11,7 +11,7 @@ import numpy as np
 
 from lipsync.core import Index, MediaInfo
 from lipsync.errors import TruncatedMedia, UnreadableMedia
-from lipsync.media.container import WorkClock, media_errors, video_stream
+from lipsync.media.container import WorkClock, comes_in_order, media_errors, shown_at, video_stream
 from lipsync.media.probe import open_media
 from lipsync.media.source import Blob
 
@@ -31,8 +31,7 @@ class VideoFrames:
         self._blob, self._info, self._index, self._threads = blob, info, index, threads
         self._clock = clock
         self._allowed_missing = max(len(index) // 100, min(3, len(index) // 10))
-        # AVI and ASF have no presentation times: H.264 comes out in order, but with the times of other frames
-        self._counts = info.container in ("avi", "asf") and info.video.codec in ("h264", "hevc", "wmv3", "vc1")
+        self._counts = comes_in_order(info.container, info.video.codec)
         self._tolerance = int(np.diff(index.pts_ticks).min()) // 2 if len(index) > 1 else 0
         self._instead: dict[int, int] = {}
         self._container: av.container.InputContainer | None = None
@@ -140,7 +139,7 @@ class VideoFrames:
             return packets
         wanted = int(self._index.pts_ticks[key])
         for packet in packets:
-            at = packet.pts if packet.pts is not None else packet.dts
+            at = shown_at(packet, in_order=self._counts)
             if at is None or (packet.is_keyframe and at > wanted):
                 return None
             if packet.is_keyframe and at == wanted:
