@@ -91,8 +91,15 @@ class Recorder:
         packets: Sequence[AudioPacket],
         audio_format: AudioFormat,
         options: Options,
+        pixel_aspect: Fraction,
     ) -> bytes:
-        settings = {"fps": fps, "packets": packets, "audio_format": audio_format, "options": options}
+        settings = {
+            "fps": fps,
+            "packets": packets,
+            "audio_format": audio_format,
+            "options": options,
+            "pixel_aspect": pixel_aspect,
+        }
         kept = [Picture(np.array(p.y), np.array(p.u), np.array(p.v), p.color) for p in pictures]
         self._segments.append((kept, settings | {"first_frame": first_frame}))
         return encode_segment(kept, **self._segments[-1][1])

@@ -40,6 +40,7 @@ class SleepingEncoder:
         packets: Sequence[AudioPacket],
         audio_format: AudioFormat,
         options: Options,
+        pixel_aspect: Fraction,
     ) -> bytes:
         count = sum(1 for _ in pictures)
         time.sleep(self._per_frame_s * count)

@@ -51,6 +51,8 @@ class VideoInfo:
     rotation_deg: Literal[0, 90, 180, 270] = 0
     """Clockwise turn that brings the coded picture upright."""
     color: Color = Color()
+    pixel_aspect: Fraction = Fraction(1)
+    """How much wider than high a pixel is to be shown, as shown upright."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,9 +71,10 @@ class Span:
 class Timeline:
     """For each output frame: its source frame and the first column of its mel window.
 
-    ``fps`` is the output's, ``own_fps`` the face input's (25 for an image). ``grid`` is the face clip at that constant rate: entry j is the source frame on show in the
-    middle of the clip's j-th output interval, so that a variable rate neither drifts nor jitters and a constant rate
-    maps one to one even where timestamps are rounded to milliseconds. A still (or ``static``) has a grid of one.
+    ``fps`` is the output's, ``own_fps`` the face input's (25 for an image). ``grid`` is the face clip at the constant
+    rate ``fps``: entry j is the source frame on show in the middle of the clip's j-th output interval, so that a
+    variable rate neither drifts nor jitters and a constant rate maps one to one even where timestamps are rounded to
+    milliseconds. A still (or ``static``) has a grid of one.
     """
 
     def __init__(self, index: Index, video: VideoInfo, options: Options, *, is_image: bool, limits: Limits) -> None:

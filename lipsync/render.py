@@ -68,6 +68,7 @@ class Encode(Protocol):
         packets: Sequence[AudioPacket],
         audio_format: AudioFormat,
         options: Options,
+        pixel_aspect: Fraction,
     ) -> bytes: ...
 
 
@@ -94,6 +95,11 @@ class FaceInput:
     @property
     def is_image(self) -> bool:
         return self.info.kind == "image"
+
+    @property
+    def pixel_aspect(self) -> Fraction:
+        """Width over height of a pixel, as it is to be shown."""
+        return self.geometry.pixel_aspect(self.video)
 
     @property
     def video(self) -> VideoInfo:
@@ -150,7 +156,7 @@ class Renderer:
                 prepared = await upcoming
                 if n + 1 < len(order):
                     upcoming = asyncio.create_task(self._prepare(reader, order[n + 1], claim, stop))
-                fragment = await self._call(partial(self._finish, prepared, fps, options, stop), stop)
+                fragment = await self._call(partial(self._finish, prepared, face, fps, options, stop), stop)
                 if is_backwards:
                     held.append(fragment)
                 else:
@@ -181,7 +187,9 @@ class Renderer:
         timings = {"decode": decoded - started, "crop": cropped - decoded, "generate": generated - cropped}
         return _Prepared(task, pictures, patches, timings)
 
-    def _finish(self, prepared: _Prepared, fps: Fraction, options: Options, stop: threading.Event) -> Fragment:
+    def _finish(
+        self, prepared: _Prepared, face: FaceInput, fps: Fraction, options: Options, stop: threading.Event
+    ) -> Fragment:
         task = prepared.task
         started = time.perf_counter()
         clock = _Clock()
@@ -193,6 +201,7 @@ class Renderer:
             packets=task.packets,
             audio_format=task.audio_format,
             options=options,
+            pixel_aspect=face.pixel_aspect,
         )
         timings = prepared.timings_s | {"paste": clock.spent_s, "encode": time.perf_counter() - started - clock.spent_s}
         return Fragment(task.segment.number, task.segment.first_frame, len(task.segment), data, timings)

@@ -30,6 +30,7 @@ class Tee:
         packets: Sequence[AudioPacket],
         audio_format: AudioFormat,
         options: Options,
+        pixel_aspect: Fraction,
     ) -> bytes:
         seen = self._seen(pictures)
         if self._encode is None:
@@ -37,7 +38,13 @@ class Tee:
                 pass  # each was handed to the sink
             return b""
         return self._encode(
-            seen, first_frame=first_frame, fps=fps, packets=packets, audio_format=audio_format, options=options
+            seen,
+            first_frame=first_frame,
+            fps=fps,
+            packets=packets,
+            audio_format=audio_format,
+            options=options,
+            pixel_aspect=pixel_aspect,
         )
 
     def _seen(self, pictures: Iterable[Picture]) -> Iterator[Picture]:

@@ -100,6 +100,7 @@ def video_bytes(
     full_range: bool = False,
     matrix: str = "bt709",
     transfer: int | None = None,
+    pixel_aspect: Fraction | None = None,
     options: dict[str, str] | None = None,
     container_options: dict[str, str] | None = None,
 ) -> bytes:
@@ -107,7 +108,7 @@ def video_bytes(
 
     ``size`` is width, height as shown; ``rotation`` (0, 90, 180, 270) is the clockwise turn that a player must apply.
     ``pts`` are presentation times in ``time_base`` (default 1/90000 with pts, 1/fps without), one per frame.
-    ``draw`` replaces the pictures. ``audio_seconds`` adds a 440 Hz AAC (mp3 in avi, opus in webm) track.
+    ``draw`` replaces the pictures. ``pixel_aspect`` is that of a coded pixel. ``audio_seconds`` adds a 440 Hz AAC (mp3 in avi, opus in webm) track.
     """
     buffer = io.BytesIO()
     rate = fps if isinstance(fps, Fraction) else Fraction(fps).limit_denominator(100_000)
@@ -123,6 +124,8 @@ def video_bytes(
         _configure(stream.codec_context, base=base, gop=gop, b_frames=b_frames, full_range=full_range, matrix=matrix)
         if transfer is not None:
             stream.codec_context.color_trc = transfer
+        if pixel_aspect is not None:
+            stream.codec_context.sample_aspect_ratio = pixel_aspect
         stream.options = _codec_options(codec) | (options or {})
         if rotation:
             stream.set_display_rotation(-rotation)

@@ -344,6 +344,28 @@ def test_small_frames_have_the_colors_of_the_large_ones(made: dict[str, Any]) ->
     assert np.abs(small.astype(int) - large).mean() < 2
 
 
+@pytest.mark.parametrize(
+    "made, geometry, size",
+    [
+        ({}, Geometry(), (160, 60)),
+        ({"rotation": 90}, Geometry(), (80, 120)),
+        ({}, Geometry(rotate=True), (60, 160)),
+        ({}, Geometry(crop=(0, 60, 0, -1)), (160, 30)),
+    ],
+)
+def test_small_frames_have_square_pixels_and_the_pictures_their_own(
+    made: dict[str, Any], geometry: Geometry, size: tuple[int, int]
+) -> None:
+    data = video_bytes(frames=1, size=(160, 120), pixel_aspect=Fraction(2), number_frames=False, **made)
+    with reader_of(data, geometry=geometry) as reader:
+        picture = next(reader.read([0]))
+        small = next(reader.read_small(0, 1, max_side=160))
+    assert (picture.width, picture.height) == reader.size
+    assert abs(small.shape[1] - size[0]) + abs(small.shape[0] - size[1]) <= 1
+    expected = cv2.resize(picture.bgr(), small.shape[1::-1], interpolation=cv2.INTER_AREA)
+    assert np.abs(small.astype(int) - expected).mean() < 3
+
+
 @given(st.integers(64, 4096), st.integers(64, 4096), st.integers(32, 2000))
 def test_the_small_size_is_derivable(width: int, height: int, max_side: int) -> None:
     small = small_size(width, height, max_side)

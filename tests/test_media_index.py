@@ -138,7 +138,7 @@ def test_a_density_above_the_highest_rate_is_refused() -> None:
 
 
 def test_a_rate_far_above_the_highest_is_refused() -> None:
-    with pytest.raises(LimitExceeded, match="shows 1000.0 frames per second"):
+    with pytest.raises(LimitExceeded, match=r"shows 1000\.0 frames per second"):
         index_of(video_bytes(frames=5, fps=1000, container="avi", codec="mpeg4"))
 
 

@@ -97,6 +97,21 @@ def test_rotation_tags_are_found_and_the_size_is_as_shown(container: str, rotati
     assert (video.rotation_deg, video.width, video.height) == (rotation, 96, 160)
 
 
+@pytest.mark.parametrize("container", ["mp4", "mkv", "avi", "ts"])
+@pytest.mark.parametrize("aspect", [None, "4/3", "16/11", "2", "8/9"])
+def test_the_shape_of_a_pixel_is_found(container: str, aspect: str | None) -> None:
+    wanted = None if aspect is None else Fraction(aspect)
+    video = video_of(face(video_bytes(frames=2, pixel_aspect=wanted, container=container)))
+    assert (video.pixel_aspect, video.width, video.height) == (wanted or 1, 160, 120)
+
+
+def test_the_shape_of_a_pixel_turns_with_the_picture_and_an_absurd_one_is_square() -> None:
+    assert video_of(face(video_bytes(frames=2, pixel_aspect=Fraction(4, 3), rotation=90))).pixel_aspect == Fraction(
+        3, 4
+    )
+    assert video_of(face(video_bytes(frames=2, pixel_aspect=Fraction(5)))).pixel_aspect == 1
+
+
 @pytest.mark.parametrize(
     "made, color",
     [

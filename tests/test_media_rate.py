@@ -118,7 +118,11 @@ def test_the_reference_goes_by_the_average() -> None:
 
 def test_fragments_whose_average_counts_a_gap_in_front_have_their_frames_rate() -> None:
     data = video_bytes(
-        frames=60, fps=30, audio_seconds=2, audio_rate=16_000, container_options={"movflags": "frag_keyframe+empty_moov"}
+        frames=60,
+        fps=30,
+        audio_seconds=2,
+        audio_rate=16_000,
+        container_options={"movflags": "frag_keyframe+empty_moov"},
     )
     pts = [512 * n + (n > 0) * 984 for n in range(60)]  # as a sound that begins before 0 moves all but the first
     moved = video_bytes(frames=60, pts=pts, time_base=Fraction(1, 15_360), size=(64, 64), number_frames=False)

@@ -11,6 +11,7 @@ from functools import partial
 from math import ceil, floor
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -295,6 +296,19 @@ def test_two_requests_at_once_do_not_disturb_each_other():
     for voice, mp4 in zip(voices, asyncio.run(both()), strict=True):
         assert_shows_and_hears(mp4, sources=list(range(25)), starts=[i * 80 // 25 for i in range(25)], heard=voice)
     local.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [({}, Fraction(16, 11)), ({"rotate": True, "box": (4, 60, 4, 60)}, Fraction(11, 16)), ({"resize": (64, 96)}, None)],
+    ids=["as it is", "turned", "of a size that was asked for"],
+)
+@pytest.mark.parametrize("codec", ["h264", "h265"])
+def test_pixels_that_are_shown_wide_stay_so(options, shown, codec):
+    face = video_bytes(frames=5, size=SIZE, pixel_aspect=Fraction(16, 11))
+    mp4 = run(face, noise(0.2), codec=codec, **options)
+    with av.open(io.BytesIO(mp4)) as container:
+        assert container.streams.video[0].sample_aspect_ratio == shown
 
 
 def test_pixels_outside_the_box_are_the_sources_own():

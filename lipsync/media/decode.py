@@ -81,6 +81,9 @@ class FrameReader:
         geometry = geometry or Geometry()
         self.size = (info.video.width, info.video.height) if info.kind == "image" else geometry.size(info.video)
         """Width and height of the pictures."""
+        # faces are looked for as people look: pixels that are shown wide or high are made square
+        aspect = geometry.pixel_aspect(info.video)
+        self._square = (round(self.size[0] * aspect), self.size[1])
         self._clock = WorkClock(limits.wall_clock_s(info.video.duration_s))
         self._frames: _Frames
         if info.kind == "image":
@@ -107,12 +110,13 @@ class FrameReader:
         self._check(range(first, stop))
         self._clock.restart()
         for number in range(first, stop):
-            yield Glimpse(self.size, self._frames.shrinking(number))
+            yield Glimpse(self._square, self._frames.shrinking(number))
 
     def read_small(self, first: int, stop: int, *, max_side: int) -> Iterator[U8]:
         """(h, w, 3) BGR of source frames ``first``…``stop - 1``, the longer side scaled down to ``max_side``.
 
-        Their size is ``small_size(*reader.size, max_side)``. Raises as ``read`` does.
+        Their size is ``small_size(*reader.size, max_side)`` where pixels are square; where they are not, these are.
+        Raises as ``read`` does.
         """
         return (glimpse.small(max_side) for glimpse in self.glimpses(first, stop))
 

@@ -36,6 +36,7 @@ _MATRICES = {"bt709": (1, 1, 1), "bt601": (6, 6, 6), "bt2020": (9, 9, 14)}  # H.
 _TRANSFERS = {"pq": 16, "hlg": 18}
 _LOWEST_TIMESCALE = 10_000
 _KEY_DISTANCE = 250
+_SQUARE = Fraction(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class _Frame:
     width: int
     height: int
     color: Color
+    pixel_aspect: Fraction
 
 
 def encode_segment(
@@ -55,11 +57,13 @@ def encode_segment(
     packets: Sequence[AudioPacket],
     audio_format: AudioFormat,
     options: Options,
+    pixel_aspect: Fraction = _SQUARE,
 ) -> bytes:
     """A complete mp4 of one fragment, for ``FragmentJoiner``: ftyp, moov, moof, mdat.
 
     Picture i is shown at exactly (first_frame + i) / fps; ``packets`` keep their own times. Planes go to the encoder as
-    they are, tagged with the first picture's colour; equal arguments make equal bytes. An odd width or height gets one
+    they are, tagged with the first picture's colour and with ``pixel_aspect`` (width over height of a pixel, 1 where
+    ``options.resize`` says what is to be shown); equal arguments make equal bytes. An odd width or height gets one
     more column or row, a copy of the last: H.264 and H.265 crop 4:2:0 pictures in steps of two pixels only.
 
     Packets with a negative pts (the AAC encoder's priming) are carried beside the stream, in a box that players skip,
@@ -70,7 +74,7 @@ def encode_segment(
     if first is None:
         raise OutputError("A segment needs at least one picture.")
     width, height = options.resize or (first.width, first.height)
-    frame = _Frame(width + width % 2, height + height % 2, first.color)
+    frame = _Frame(width + width % 2, height + height % 2, first.color, _SQUARE if options.resize else pixel_aspect)
     buffer = io.BytesIO()
     try:
         with av.open(buffer, "w", format="mp4", container_options=_FRAGMENT | _timescale(fps)) as output:
@@ -104,6 +108,8 @@ def _video_stream(
     context = stream.codec_context
     context.width, context.height, context.pix_fmt = frame.width, frame.height, "yuv420p"
     context.time_base, context.framerate = 1 / fps, fps
+    if frame.pixel_aspect != 1:
+        context.sample_aspect_ratio = frame.pixel_aspect
     context.thread_count = options.encoder_threads
     context.max_b_frames, context.gop_size = 0, _KEY_DISTANCE
     context.colorspace, context.color_primaries, transfer = _MATRICES[frame.color.matrix]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import cast
 
 import cv2
@@ -39,6 +40,10 @@ class Geometry:
             return width, height
         x1, y1, x2, y2 = self._crop_box(width, height)
         return x2 - x1, y2 - y1
+
+    def pixel_aspect(self, info: VideoInfo) -> Fraction:
+        """Width over height of a pixel of the frames as shown afterwards."""
+        return 1 / info.pixel_aspect if self.rotate else info.pixel_aspect
 
     def apply(self, picture: Picture, info: VideoInfo) -> Picture:
         """The picture, upright and of the size that ``info`` says, after this geometry."""

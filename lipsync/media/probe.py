@@ -143,7 +143,9 @@ def _video_info(
         duration = duration if duration is not None else float(seconds + 1 / fps)
     _check_span(duration, frame_count or 0, limits)
     color = _color(stream, coded_width, coded_height)
-    return VideoInfo(codec, width, height, fps, duration, frame_count, rotation, color)
+    aspect = _pixel_aspect(stream)
+    aspect = 1 / aspect if rotation in (90, 270) else aspect
+    return VideoInfo(codec, width, height, fps, duration, frame_count, rotation, color, aspect)
 
 
 def _declared_fps(stream: av.VideoStream) -> Fraction | None:
@@ -187,6 +189,15 @@ def _scan(container: av.container.InputContainer, stream: av.VideoStream, limits
     seconds = (max(times) - min(times)) * base if times else Fraction(0)
     _check_span(float(seconds), len(times), limits)
     return len(times), seconds
+
+
+_WIDEST_PIXEL = 4
+
+
+def _pixel_aspect(stream: av.VideoStream) -> Fraction:
+    """Width over height of a coded pixel; 1 where nothing, or nothing that makes sense, is said."""
+    aspect = stream.sample_aspect_ratio or Fraction(1)
+    return aspect.limit_denominator(1000) if 1 <= _WIDEST_PIXEL * aspect <= _WIDEST_PIXEL**2 else Fraction(1)
 
 
 _MATRICES: dict[int, Literal["bt709", "bt601", "bt2020"]] = {
