@@ -49,7 +49,9 @@ class VideoInfo:
     duration_s: float
     frame_count: int | None
     rotation_deg: Literal[0, 90, 180, 270] = 0
-    """Clockwise turn that brings the coded picture upright."""
+    """Clockwise turn that brings the coded picture upright, after it was mirrored where that is asked for."""
+    is_mirrored: bool = False
+    """Whether the coded picture is flipped left to right before it is turned."""
     color: Color = Color()
     pixel_aspect: Fraction = Fraction(1)
     """How much wider than high a pixel is to be shown, as shown upright."""

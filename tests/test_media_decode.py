@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import struct
 import threading
 import warnings
 from fractions import Fraction
@@ -298,6 +299,39 @@ def test_a_rotation_tag_turns_the_pictures_upright(rotation: int, size: tuple[in
     assert read_number(picture.bgr()) == read_number(small) == 1
     assert np.abs(picture.bgr().astype(int) - numbered(1, *size))[40:].mean() < 6
     assert small.shape == (*small_size(*size, 80)[::-1], 3)
+
+
+def coded_for(upright: U8, matrix: tuple[int, int, int, int]) -> U8:
+    """What has to be stored so that a matrix a b c d (x' = ax + cy, y' = bx + dy) shows ``upright``."""
+    a, b, c, d = matrix
+    height, width = upright.shape[:2] if a else upright.shape[1::-1]
+    y, x = np.indices((height, width))
+    shown_x, shown_y = a * x + c * y, b * x + d * y
+    return np.ascontiguousarray(upright[shown_y - shown_y.min(), shown_x - shown_x.min()])
+
+
+@pytest.mark.parametrize("size", [(160, 120), (161, 121)])
+@pytest.mark.parametrize(
+    "matrix", [(s, 0, 0, t) for s in (1, -1) for t in (1, -1)] + [(0, s, t, 0) for s in (1, -1) for t in (1, -1)]
+)
+def test_a_display_matrix_turns_and_mirrors(matrix: tuple[int, int, int, int], size: tuple[int, int]) -> None:
+    coded_size = size if matrix[0] else size[::-1]
+    data = bytearray(
+        video_bytes(
+            frames=2,
+            size=coded_size,
+            pix_fmt="yuv444p",
+            draw=lambda number, *_: coded_for(numbered(number, *size), matrix),
+        )
+    )
+    a, b, c, d = (65536 * value for value in matrix)
+    struct.pack_into(">9i", data, data.index(b"tkhd") + 4 + 40, a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    with reader_of(bytes(data)) as reader:
+        picture = next(reader.read([1]))
+        small = next(reader.read_small(1, 2, max_side=80))
+    assert reader.size == (picture.width, picture.height) == size
+    assert read_number(picture.bgr()) == read_number(small) == 1
+    assert np.abs(picture.bgr().astype(int) - numbered(1, *size))[40:].mean() < 6
 
 
 @pytest.mark.parametrize(

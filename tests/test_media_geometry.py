@@ -14,7 +14,7 @@ from media_factory import background
 from lipsync.core import VideoInfo
 from lipsync.errors import InvalidOption
 from lipsync.media.decode import Geometry
-from lipsync.media.geometry import cut, turn
+from lipsync.media.geometry import cut, mirror, turn
 from lipsync.media.picture import Picture
 
 
@@ -30,6 +30,16 @@ def test_a_turned_picture_equals_the_picture_of_the_turned_pixels(size: tuple[in
     expected = Picture.from_bgr(np.ascontiguousarray(np.rot90(bgr, k)))
     np.testing.assert_array_equal(turned.y, expected.y)
     for ours, theirs in ((turned.u, expected.u), (turned.v, expected.v)):
+        assert ours.shape == theirs.shape
+        assert np.abs(ours.astype(int) - theirs).max() <= 4
+
+
+@pytest.mark.parametrize("size", [(64, 48), (65, 48), (64, 49), (65, 49)])
+def test_a_mirrored_picture_equals_the_picture_of_the_mirrored_pixels(size: tuple[int, int]) -> None:
+    bgr = background(0, *size)
+    mirrored, expected = mirror(Picture.from_bgr(bgr)), Picture.from_bgr(np.ascontiguousarray(bgr[:, ::-1]))
+    np.testing.assert_array_equal(mirrored.y, expected.y)
+    for ours, theirs in ((mirrored.u, expected.u), (mirrored.v, expected.v)):
         assert ours.shape == theirs.shape
         assert np.abs(ours.astype(int) - theirs).max() <= 4
 

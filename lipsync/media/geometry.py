@@ -93,6 +93,19 @@ def turn(picture: Picture, degrees: int) -> Picture:
     return Picture(y, u, v, picture.color)
 
 
+def mirror(picture: Picture) -> Picture:
+    """The picture flipped left to right."""
+    y, u, v = (mirror_pixels(plane) for plane in (picture.y, picture.u, picture.v))
+    if y.shape[1] % 2:
+        u, v = _between_cells(u, 1), _between_cells(v, 1)
+    return Picture(y, u, v, picture.color)
+
+
+def mirror_pixels(pixels: U8) -> U8:
+    """(h, w) or (h, w, 3) flipped left to right."""
+    return cast(U8, cv2.flip(pixels, 1))
+
+
 def turn_pixels(pixels: U8, degrees: int) -> U8:
     """(h, w) or (h, w, 3) turned clockwise by 0, 90, 180 or 270 degrees."""
     return pixels if degrees == 0 else cast(U8, cv2.rotate(pixels, _CV2_TURN[degrees]))

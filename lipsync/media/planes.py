@@ -15,7 +15,7 @@ from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 from lipsync.core import U8, Color, VideoInfo
 from lipsync.media.color import U16, ToneMapper
 from lipsync.media.container import media_errors
-from lipsync.media.geometry import Geometry, turn, turn_pixels
+from lipsync.media.geometry import Geometry, mirror, mirror_pixels, turn, turn_pixels
 from lipsync.media.picture import Picture
 
 _AS_THEY_ARE = frozenset({"yuv420p", "yuvj420p", "yuva420p"})
@@ -36,7 +36,8 @@ class FrameConverter:
 
     def picture(self, frame: av.VideoFrame) -> Picture:
         """The frame upright, after tone mapping and the geometry options."""
-        picture = turn(self._coded_picture(frame), self._info.rotation_deg)
+        picture = self._coded_picture(frame)
+        picture = turn(mirror(picture) if self._info.is_mirrored else picture, self._info.rotation_deg)
         return picture if self._geometry.changes_nothing else self._geometry.apply(picture, self._info)
 
     def shrinking(self, frame: av.VideoFrame) -> Callable[[tuple[int, int]], U8]:
@@ -62,7 +63,8 @@ class FrameConverter:
                 interpolation=Interpolation.BILINEAR,
                 threads=1,
             )
-        return turn_pixels(_plane(small, 0, np.uint8, width * 3).reshape(height, width, 3), degrees)
+        pixels = _plane(small, 0, np.uint8, width * 3).reshape(height, width, 3)
+        return turn_pixels(mirror_pixels(pixels) if self._info.is_mirrored else pixels, degrees)
 
     @property
     def _range(self) -> int:

@@ -26,7 +26,7 @@ from lipsync.media.rate import snap_fps
 from lipsync.media.sniff import HEAD_BYTES, ContentType, sniff
 from lipsync.media.source import Blob
 from lipsync.media.still import still_size
-from lipsync.media.structure import check_whole, rotation_of
+from lipsync.media.structure import check_whole, orientation_of
 from lipsync.options import Limits
 
 STILL_FPS = Fraction(25)
@@ -131,7 +131,7 @@ def _video_info(
     coded_width, coded_height = stream.codec_context.width, stream.codec_context.height
     if coded_width <= 0 or coded_height <= 0:
         raise UnreadableMedia("The video's headers give no picture size. The file is damaged; re-encode it.")
-    rotation = rotation_of(blob, content, stream.id)
+    rotation, is_mirrored = orientation_of(blob, content, stream.id)
     width, height = (coded_height, coded_width) if rotation in (90, 270) else (coded_width, coded_height)
     _check_picture(width, height, limits)
     frame_count = stream.frames or None
@@ -145,7 +145,7 @@ def _video_info(
     color = _color(stream, coded_width, coded_height)
     aspect = _pixel_aspect(stream)
     aspect = 1 / aspect if rotation in (90, 270) else aspect
-    return VideoInfo(codec, width, height, fps, duration, frame_count, rotation, color, aspect)
+    return VideoInfo(codec, width, height, fps, duration, frame_count, rotation, is_mirrored, color, aspect)
 
 
 def _declared_fps(stream: av.VideoStream) -> Fraction | None:

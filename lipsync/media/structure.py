@@ -13,6 +13,14 @@ from lipsync.media.torn import torn_piece
 
 Rotation = Literal[0, 90, 180, 270]
 
+
+class Orientation(NamedTuple):
+    """What brings a coded picture upright: first a flip left to right, then a clockwise turn in degrees."""
+
+    rotation_deg: Rotation = 0
+    is_mirrored: bool = False
+
+
 _TOP_BOX_NAMES = b"ftyp moov mdat free skip wide moof mfra sidx styp uuid meta emsg prft ssix pdin pnot idat"
 _TOP_BOXES = frozenset(_TOP_BOX_NAMES.split())
 _STREAMED = 0x7FFFF000
@@ -44,14 +52,14 @@ def check_whole(blob: Blob, content: ContentType) -> None:
         )
 
 
-def rotation_of(blob: Blob, content: ContentType, track: int) -> Rotation:
-    """The clockwise turn, in degrees, that the container's tags ask of a player for the ``track``-th track (an id)."""
+def orientation_of(blob: Blob, content: ContentType, track: int) -> Orientation:
+    """What the container's tags ask of a player for the ``track``-th track (an id)."""
     with blob.open() as reader:
         if content.name == "mov":
-            return _mov_rotation(reader, blob.byte_count, track)
+            return _mov_orientation(reader, blob.byte_count, track)
         if content.name == "matroska":
-            return _matroska_rotation(reader, blob.byte_count)
-    return 0
+            return Orientation(_matroska_rotation(reader, blob.byte_count))
+    return Orientation()
 
 
 # ---------------------------------------------------------------- ISO base media
@@ -122,7 +130,7 @@ def _box_content(reader: BinaryIO, byte_count: int, *path: bytes) -> bytes:
     return reader.read(min(stop - start, 128))
 
 
-def _mov_rotation(reader: BinaryIO, byte_count: int, track: int) -> Rotation:
+def _mov_orientation(reader: BinaryIO, byte_count: int, track: int) -> Orientation:
     for moov in boxes(reader, 0, byte_count):
         if moov.name != b"moov":
             continue
@@ -132,23 +140,26 @@ def _mov_rotation(reader: BinaryIO, byte_count: int, track: int) -> Rotation:
             for box in boxes(reader, trak.start, min(trak.end, byte_count)):
                 if box.name == b"tkhd":
                     reader.seek(box.start)
-                    number, rotation = _track_header(reader.read(min(box.end - box.start, 104)))
+                    number, orientation = _track_header(reader.read(min(box.end - box.start, 104)))
                     if number == track:
-                        return rotation
-    return 0
+                        return orientation
+    return Orientation()
 
 
-def _track_header(data: bytes) -> tuple[int, Rotation]:
-    """Track id and clockwise rotation of a tkhd box; the matrix maps the coded picture to the shown one."""
+def _track_header(data: bytes) -> tuple[int, Orientation]:
+    """Track id and orientation of a tkhd box; the matrix maps the coded picture to the shown one."""
     is_long = data[:1] == b"\x01"
     id_at, matrix_at = (20, 52) if is_long else (12, 40)
     if len(data) < matrix_at + 36:
-        return -1, 0
+        return -1, Orientation()
     number = struct.unpack_from(">I", data, id_at)[0]
     a, b, _, c, d = struct.unpack_from(">5i", data, matrix_at)
+    is_mirrored = a * d - b * c < 0
+    if is_mirrored:  # what is left to do once the flip has turned x around
+        a, b = -a, -b
     if a == 0 and d == 0 and b != 0 and c != 0:
-        return number, 90 if b > 0 else 270
-    return number, 180 if a < 0 and d < 0 else 0
+        return number, Orientation(90 if b > 0 else 270, is_mirrored)
+    return number, Orientation(180 if a < 0 and d < 0 else 0, is_mirrored)
 
 
 # ---------------------------------------------------------------- RIFF and AIFF
