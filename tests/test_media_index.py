@@ -87,7 +87,7 @@ def test_a_still_is_one_frame_without_a_duration() -> None:
     assert index.is_still and len(index) == 1 and index.duration == 0
 
 
-@pytest.mark.parametrize("format, mode", [("gif", "P"), ("webp", "RGB"), ("png", "RGB")])
+@pytest.mark.parametrize("format, mode", [("gif", "P"), ("webp", "RGB"), ("png", "RGB"), ("avif", "RGB")])
 def test_an_animation_has_its_own_times(format: str, mode: str) -> None:
     index = index_of(image_bytes(format=format, mode=mode, animation=4, duration_ms=[40, 100, 60, 200]))
     assert index.pts_ticks.tolist() == [0, 40, 140, 200]
@@ -95,12 +95,17 @@ def test_an_animation_has_its_own_times(format: str, mode: str) -> None:
     assert index.is_key.tolist() == [True, False, False, False]
 
 
+def test_an_animated_avif_has_the_times_of_its_picture_track_to_the_millisecond() -> None:
+    index = index_of(image_bytes(format="avif", mode="RGBA", animation=90, size=(64, 64), duration_ms=[33, 33, 34] * 30))
+    assert (len(index), index.end_ticks) == (90, 3000)
+
+
 @pytest.mark.parametrize("format, mode", [("gif", "P"), ("webp", "RGB"), ("png", "RGB")])
 def test_frames_that_ask_for_no_time_are_shown_as_browsers_do(format: str, mode: str) -> None:
     assert index_of(image_bytes(format=format, mode=mode, animation=3, duration_ms=0)).end_ticks == 300
 
 
-@pytest.mark.parametrize("format, mode", [("gif", "P"), ("webp", "RGB"), ("png", "RGB")])
+@pytest.mark.parametrize("format, mode", [("gif", "P"), ("webp", "RGB"), ("png", "RGB"), ("avif", "RGB")])
 @pytest.mark.parametrize("keep", [0.4, 0.9])
 def test_a_cut_off_animation_is_reported(format: str, mode: str, keep: float) -> None:
     data = image_bytes(format=format, mode=mode, animation=6)

@@ -1,4 +1,4 @@
-"""Animated gif, webp and png: how long each frame is shown, read from the file's blocks without decoding."""
+"""Animated gif, webp, png and avif: how long each frame is shown, read from the file's blocks without decoding."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from lipsync.errors import LimitExceeded, TruncatedMedia
 from lipsync.media.container import media_errors
 from lipsync.media.sniff import ContentType
 from lipsync.media.source import Blob
+from lipsync.media.structure import Element, nested
 from lipsync.options import Limits
 
 _SHORTEST_MS, _INSTEAD_MS = 10, 100
@@ -18,7 +19,7 @@ _SHORTEST_MS, _INSTEAD_MS = 10, 100
 
 def frame_durations_ms(blob: Blob, content: ContentType, limits: Limits) -> list[int]:
     """Milliseconds per frame; one entry where the image does not move. Raises UnreadableMedia, LimitExceeded."""
-    read = {"GIF": _gif, "WEBP": _webp, "PNG": _apng}.get(content.name)
+    read = {"GIF": _gif, "WEBP": _webp, "PNG": _apng, "AVIF": _avif}.get(content.name)
     if read is None:
         return [0]
     durations: list[int] = []
@@ -98,3 +99,36 @@ def _apng(reader: BinaryIO, byte_count: int) -> Iterator[int]:
             yield round(1000 * numerator / (denominator or 100))
             size -= 26
         reader.seek(size + 4, 1)
+
+
+def _avif(reader: BinaryIO, byte_count: int) -> Iterator[int]:
+    """ISO boxes; the time-to-sample table of the picture track says how many frames in a row last how many ticks."""
+    reader.seek(8)
+    if reader.read(4) != b"avis":
+        return  # may have a track too, but is shown as the still that it begins with
+    for track in nested(reader, byte_count, b"moov", b"trak"):
+        media = {
+            name[-1]: box
+            for name in ((b"mdia", b"mdhd"), (b"mdia", b"hdlr"), (b"mdia", b"minf", b"stbl", b"stts"))
+            for box in nested(reader, min(track.end, byte_count), *name, start=track.start)
+        }
+        if len(media) == 3 and _content(reader, media[b"hdlr"], 12)[8:] == b"pict":  # another one holds alpha
+            header = _content(reader, media[b"mdhd"], 24)
+            ticks_per_s = struct.unpack_from(">I", header, 20 if header[0] == 1 else 12)[0]
+            yield from _sample_durations(reader, media[b"stts"], ticks_per_s)
+            return
+
+
+def _content(reader: BinaryIO, box: Element, byte_count: int) -> bytes:
+    reader.seek(box.start)
+    return reader.read(min(byte_count, box.end - box.start))
+
+
+def _sample_durations(reader: BinaryIO, table: Element, ticks_per_s: int) -> Iterator[int]:
+    """Milliseconds, rounded so that their sums do not drift."""
+    entry_count, at = struct.unpack(">I", _content(reader, table, 8)[4:])[0], 0
+    for _ in range(min(entry_count, (table.end - table.start) // 8)):
+        count, ticks = struct.unpack(">II", reader.read(8))
+        for _ in range(count):
+            yield round(1000 * (at + ticks) / ticks_per_s) - round(1000 * at / ticks_per_s)
+            at += ticks

@@ -180,7 +180,7 @@ class _StillFrames:
 
 
 class _AnimationFrames:
-    """Frames of a gif, webp or png; the last one is kept."""
+    """Frames of an animated image; the last one is kept."""
 
     def __init__(self, reader: AnimationReader, info: VideoInfo, geometry: Geometry) -> None:
         self._reader, self._info, self._geometry = reader, info, geometry

@@ -150,7 +150,7 @@ def _iso(head: bytes) -> ContentType | None:
     major, others = head[8:12], {head[at : at + 4] for at in range(16, min(size, len(head)), 4)}
     if major == b"crx ":
         raise UnsupportedMedia(f"This is a raw camera image (CR3), which is not accepted. {_ACCEPTED}")
-    if major == b"avif" or (major == b"mif1" and b"avif" in others):
+    if major in (b"avif", b"avis") or (major == b"mif1" and b"avif" in others):
         return ContentType("image", "AVIF")
     if major in (b"heic", b"heix", b"heim", b"heis", b"mif1"):
         return ContentType("image", "HEIF")

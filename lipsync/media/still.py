@@ -152,7 +152,7 @@ def _eight_bits(samples: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> U
 
 
 class AnimationReader:
-    """The frames of a gif, webp or png, one after the other; going back decodes from the start again."""
+    """The frames of a gif, webp, png or avif, one after the other; going back decodes from the start again."""
 
     def __init__(self, blob: Blob, format: str, limits: Limits, *, clock: WorkClock) -> None:
         self._clock = clock

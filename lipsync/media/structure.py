@@ -84,6 +84,15 @@ def boxes(reader: BinaryIO, start: int, stop: int) -> Iterator[Element]:
         at = end
 
 
+def nested(reader: BinaryIO, stop: int, *names: bytes, start: int = 0) -> Iterator[Element]:
+    """The boxes that lie in one another by these names, from ``start`` on: all of the last name."""
+    for box in boxes(reader, start, stop):
+        if box.name == names[0] and len(names) == 1:
+            yield box
+        elif box.name == names[0]:
+            yield from nested(reader, min(box.end, stop), *names[1:], start=box.start)
+
+
 def _iso_end(reader: BinaryIO, byte_count: int) -> int:
     # what follows the last known box (a zip, some padding) is not ours to judge
     known = [box for box in boxes(reader, 0, byte_count) if box.name in _TOP_BOXES]
@@ -131,18 +140,11 @@ def _box_content(reader: BinaryIO, byte_count: int, *path: bytes) -> bytes:
 
 
 def _mov_orientation(reader: BinaryIO, byte_count: int, track: int) -> Orientation:
-    for moov in boxes(reader, 0, byte_count):
-        if moov.name != b"moov":
-            continue
-        for trak in boxes(reader, moov.start, min(moov.end, byte_count)):
-            if trak.name != b"trak":
-                continue
-            for box in boxes(reader, trak.start, min(trak.end, byte_count)):
-                if box.name == b"tkhd":
-                    reader.seek(box.start)
-                    number, orientation = _track_header(reader.read(min(box.end - box.start, 104)))
-                    if number == track:
-                        return orientation
+    for box in nested(reader, byte_count, b"moov", b"trak", b"tkhd"):
+        reader.seek(box.start)
+        number, orientation = _track_header(reader.read(min(box.end - box.start, 104)))
+        if number == track:
+            return orientation
     return Orientation()
 
 
