@@ -24,6 +24,8 @@ Bool: TypeAlias = npt.NDArray[np.bool_]
 Source: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO"
 """What a caller may hand in: a path of the caller's own, the bytes, or a readable binary file object."""
 
+Transfer: TypeAlias = Literal["sdr", "pq", "hlg"]
+
 NO_BOX = (-1, -1, -1, -1)
 """The row that stands for *no face* in an array of boxes."""
 
@@ -34,7 +36,7 @@ class Color:
 
     matrix: Literal["bt709", "bt601", "bt2020"] = "bt709"
     full_range: bool = False
-    transfer: Literal["sdr", "pq", "hlg"] = "sdr"
+    transfer: Transfer = "sdr"
 
 
 @dataclass(frozen=True, slots=True)

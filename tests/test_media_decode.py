@@ -411,7 +411,9 @@ def test_the_small_size_is_derivable(width: int, height: int, max_side: int) -> 
 # ---------------------------------------------------------------- stills and animations
 
 
-@pytest.mark.parametrize("made", [{"format": "gif", "mode": "P"}, {"format": "webp"}, {"format": "png"}, {"format": "avif"}])
+@pytest.mark.parametrize(
+    "made", [{"format": "gif", "mode": "P"}, {"format": "webp"}, {"format": "png"}, {"format": "avif"}]
+)
 def test_animations_are_read_forwards_and_back(made: dict[str, Any]) -> None:
     with reader_of(image_bytes(animation=8, **made)) as reader:
         assert numbers(reader.read(range(8))) == list(range(8))

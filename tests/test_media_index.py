@@ -96,7 +96,9 @@ def test_an_animation_has_its_own_times(format: str, mode: str) -> None:
 
 
 def test_an_animated_avif_has_the_times_of_its_picture_track_to_the_millisecond() -> None:
-    index = index_of(image_bytes(format="avif", mode="RGBA", animation=90, size=(64, 64), duration_ms=[33, 33, 34] * 30))
+    index = index_of(
+        image_bytes(format="avif", mode="RGBA", animation=90, size=(64, 64), duration_ms=[33, 33, 34] * 30)
+    )
     assert (len(index), index.end_ticks) == (90, 3000)
 
 

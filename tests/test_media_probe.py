@@ -148,7 +148,9 @@ def test_an_image_is_described_as_it_will_be_shown(made: dict[str, Any], size: t
     assert (video_of(info).frame_count, video_of(info).duration_s) == (1, 0)
 
 
-@pytest.mark.parametrize("made", [{"format": "gif", "mode": "P"}, {"format": "webp"}, {"format": "png"}, {"format": "avif"}])
+@pytest.mark.parametrize(
+    "made", [{"format": "gif", "mode": "P"}, {"format": "webp"}, {"format": "png"}, {"format": "avif"}]
+)
 def test_an_animation_is_described(made: dict[str, Any]) -> None:
     info = face(image_bytes(animation=5, duration_ms=50, **made))
     assert (info.kind, video_of(info).frame_count, video_of(info).fps) == ("animation", 5, 20)

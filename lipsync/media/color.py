@@ -80,6 +80,13 @@ class ToneMapper:
     def to_bgr(self, y: U16, u: U16, v: U16) -> U8:
         """10-bit planes of one size, (h, w) each, to SDR BGR (h, w, 3)."""
         codes = cast(U16, cv2.transform(cv2.merge([y, u, v]), self._to_rgb))
+        return self._shown(codes)
+
+    def from_bgr(self, bgr: U8) -> U8:
+        """(h, w, 3) HDR B'G'R' of 8 bits to SDR BGR."""
+        return self._shown(bgr.astype(np.uint16) * (_STEPS // 255))
+
+    def _shown(self, codes: U16) -> U8:
         linear = cv2.transform(np.take(self._light, codes), self._gamut)
         return np.take(self._code, np.clip(linear, 0, _STEPS - 1, out=linear).astype(np.uint16))
 

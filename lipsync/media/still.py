@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
@@ -12,19 +13,24 @@ from PIL import (
     AvifImagePlugin,
     GifImagePlugin,
     Image,
+    ImageCms,
     ImageFile,
     JpegImagePlugin,
     PngImagePlugin,
     WebPImagePlugin,
 )
 
-from lipsync.core import U8
+from lipsync.core import U8, Color, Transfer
 from lipsync.errors import LimitExceeded, UnsupportedMedia
+from lipsync.media.color import ToneMapper
 from lipsync.media.container import WorkClock, media_errors
+from lipsync.media.item_color import transfer_of
 from lipsync.media.source import Blob
 from lipsync.options import Limits
 
 _ORIENTATION = 0x0112
+_ROWS_AT_ONCE = 128
+"""Tone mapping holds seven times as many bytes as it is given."""
 _READERS: dict[str, type[ImageFile.ImageFile]] = {
     "JPEG": JpegImagePlugin.JpegImageFile,
     "PNG": PngImagePlugin.PngImageFile,
@@ -118,12 +124,13 @@ _TRANSPOSE = {
 
 def decode_still(blob: Blob, format: str, limits: Limits) -> U8:
     """(H, W, 3) uint8 BGR, upright, opaque on white, at most max_side. Raises UnreadableMedia, LimitExceeded."""
+    transfer = transfer_of(blob, format)
     with open_image(blob, format, limits) as image, media_errors(f"decode the {format} image"):
         size = fit(*image.size, limits.max_side)
         orientation = _orientation(image)
         if format == "JPEG" and size != image.size:
             image.draft(None, size)  # decodes at 1/2, 1/4 or 1/8 where that is enough
-        return _upright(to_bgr(image, size), orientation)
+        return _upright(to_bgr(image, size, transfer), orientation)
 
 
 def _upright(bgr: U8, orientation: int) -> U8:
@@ -132,8 +139,12 @@ def _upright(bgr: U8, orientation: int) -> U8:
     return np.ascontiguousarray(np.asarray(Image.fromarray(bgr).transpose(_TRANSPOSE[orientation])))
 
 
-def to_bgr(image: Image.Image, size: tuple[int, int]) -> U8:
-    """The pixels of any Pillow mode as (H, W, 3) uint8 BGR of ``size``; alpha lies on white, 16 bits become 8."""
+def to_bgr(image: Image.Image, size: tuple[int, int], transfer: Transfer = "sdr") -> U8:
+    """The pixels of any Pillow mode as (H, W, 3) uint8 BGR of ``size``; alpha lies on white, 16 bits become 8.
+
+    PQ and HLG are tone-mapped as in videos; other colours are taken from the image's own profile to sRGB.
+    """
+    profile = image.info.get("icc_profile")
     if image.mode.startswith("I") or image.mode == "F":
         image = Image.fromarray(_eight_bits(np.asarray(image)))
     if image.has_transparency_data:
@@ -143,7 +154,30 @@ def to_bgr(image: Image.Image, size: tuple[int, int]) -> U8:
     rgb = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     if rgb.shape[:2] != size[::-1]:
         rgb = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)
-    return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), dtype=np.uint8)
+    if transfer == "sdr" and profile:
+        rgb = _in_srgb(rgb, profile)
+    bgr = np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), dtype=np.uint8)
+    return bgr if transfer == "sdr" else _tone_mapped(bgr, transfer)
+
+
+def _in_srgb(rgb: U8, profile: bytes) -> U8:
+    """The pixels as they are where the profile is sRGB, is none for RGB, or is broken."""
+    try:
+        own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if own.profile.xcolor_space.strip() != "RGB" or "sRGB" in (own.profile.profile_description or ""):
+            return rgb
+        shown = ImageCms.profileToProfile(Image.fromarray(rgb), own, ImageCms.createProfile("sRGB"))
+    except (ImageCms.PyCMSError, OSError):
+        return rgb
+    return rgb if shown is None else np.asarray(shown)
+
+
+def _tone_mapped(bgr: U8, transfer: Transfer) -> U8:
+    mapper = ToneMapper(Color("bt2020", transfer=transfer))
+    shown = np.empty_like(bgr)
+    for top in range(0, len(bgr), _ROWS_AT_ONCE):
+        shown[top : top + _ROWS_AT_ONCE] = mapper.from_bgr(bgr[top : top + _ROWS_AT_ONCE])
+    return shown
 
 
 def _eight_bits(samples: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> U8:
@@ -161,6 +195,7 @@ class AnimationReader:
         self._limits = limits
         self._file: BinaryIO | None = None
         self._image: ImageFile.ImageFile | None = None
+        self._transfer: Transfer = "sdr"
         self.position = -1
         self.decoded_count = 0
 
@@ -177,7 +212,7 @@ class AnimationReader:
                 self._image.load()
                 self.decoded_count += 1
             size = fit(*self._image.size, self._limits.max_side)
-            return _upright(to_bgr(self._image.copy(), size), _orientation(self._image))
+            return _upright(to_bgr(self._image.copy(), size, self._transfer), _orientation(self._image))
 
     def _restart(self) -> None:
         self.close()
@@ -185,6 +220,7 @@ class AnimationReader:
         with media_errors(f"read the {self._format} animation"):
             self._image = _reader_of(self._format)(self._file)
         _check_size(*self._image.size, self._limits)
+        self._transfer = transfer_of(self._blob, self._format)
         self.position = -1
 
     def close(self) -> None:
