@@ -1,7 +1,9 @@
 """The README's code blocks are run, and what it names exists."""
 
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -65,6 +67,64 @@ def test_a_pip_line_of_the_readme_names_what_the_makefile_installs(line):
     words = shlex.split(line)
     assert words[:2] == ["pip", "install"]
     assert words[2:] == ["."] or f"{' '.join(words[2:])}" in MAKEFILE
+
+
+OFFLINE = ["--no-index", "--no-deps", "--no-build-isolation", "--disable-pip-version-check"]
+
+
+@pytest.mark.parametrize("line", [line for line in LINES if line.startswith("pip ") and not line.endswith(" .")])
+def test_what_a_pip_line_of_the_readme_names_is_what_is_installed_here(line):
+    words = [*shlex.split(line)[1:], *OFFLINE, "--dry-run"]
+    done = subprocess.run([sys.executable, "-m", "pip", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """What `pip install .` makes of a clone, its dependencies apart: those are installed here already."""
+    assert "pip install ." in LINES
+    clone, place = tmp_path_factory.mktemp("clone"), tmp_path_factory.mktemp("installed")
+    for name in ("lipsync", "serve"):
+        shutil.copytree(ROOT / name, clone / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE"):
+        shutil.copy(ROOT / name, clone)
+    install = [sys.executable, "-m", "pip", "install", ".", *OFFLINE, "--target", str(place)]
+    done = subprocess.run(install, cwd=clone, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return place
+
+
+def test_pip_installs_every_file_of_the_packages(installed):
+    for package in ("lipsync", "serve"):
+        files = {path.relative_to(ROOT) for path in (ROOT / package).rglob("*") if path.is_file()}
+        wanted = {path for path in files if path.suffix != ".pyc"}
+        assert len(wanted) > 10
+        assert {path for path in wanted if not (installed / path).is_file()} == set()
+
+
+def test_what_pip_installed_makes_a_video(installed, folder):
+    done = subprocess.run(
+        [sys.executable, "-c", PROVES_ITSELF, str(installed), "face.jpg", "voice.wav", "--output", "installed.mp4"],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (folder / "installed.mp4").stat().st_size > 1000
+
+
+PROVES_ITSELF = """
+import sys
+from importlib.metadata import distribution
+import lipsync
+place = sys.argv.pop(1)
+assert lipsync.__file__.startswith(place), lipsync.__file__
+[command] = [script for script in distribution("lipsync-serve").entry_points if script.name == "lipsync"]
+sys.argv.insert(1, "run")
+command.load()()
+"""
 
 
 def test_curl_lines_of_the_readme_are_run_with_those_of_the_serving_page():
