@@ -32,12 +32,15 @@ class OwnLoop:
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         task = self._runner.get_loop().create_task(work)
         try:
-            return self._runner.run(_result_of(task))
+            self._runner.run(_ended(task))
         except KeyboardInterrupt:
             # WHY: the runner would cancel every task at once when it is closed, also those that clean up after others
             task.cancel()
-            self._runner.run(_end_of(task))
+            self._runner.run(_ended(task))
+            if not task.cancelled():
+                task.exception()  # looked at, else asyncio says on stderr that nobody did
             raise
+        return task.result()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -49,14 +52,8 @@ class OwnLoop:
             self._thread.submit(self._runner.close).result()
 
 
-async def _result_of(task: asyncio.Task[T]) -> T:
-    return await task
-
-
-async def _end_of(task: asyncio.Task[Any]) -> None:
+async def _ended(task: asyncio.Task[Any]) -> None:
     await asyncio.wait([task])
-    if not task.cancelled():
-        task.exception()  # what went wrong while it ended interests nobody
 
 
 def run_to_end(work: Coroutine[Any, Any, T]) -> T:

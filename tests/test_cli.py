@@ -14,6 +14,7 @@ from importlib.metadata import version
 import pytest
 
 from lipsync.checkpoints import convert
+from lipsync.cli.stopping import PATIENCE_S
 from lipsync.model.seeded import seeded_generator
 from lipsync.packaged import demo_face
 from tests.engine_cases import NARROW
@@ -359,8 +360,9 @@ def test_a_run_that_is_stopped_says_so_and_leaves_nothing(folder, signs, after_s
         assert running.poll() is None, "it ended before it began to write"
         time.sleep(0.05)
     time.sleep(after_s)
+    until_s = time.monotonic() + PATIENCE_S - 1  # after which one more is obeyed
     for sign in signs:
-        if running.poll() is None:
+        if running.poll() is None and time.monotonic() < until_s:
             running.send_signal(sign)
             time.sleep(0.04)
     said = running.communicate(timeout=30)[1]

@@ -1,6 +1,8 @@
 """Coroutines for callers that do not await: an interrupt ends them in good order."""
 
 import asyncio
+import gc
+import signal
 from contextlib import suppress
 
 import pytest
@@ -41,7 +43,23 @@ def test_an_interrupt_cancels_the_work_and_lets_it_clean_up_before_it_is_raised(
     assert told == ["helper has ended", "work has ended"]
 
 
-def test_what_goes_wrong_while_interrupted_work_ends_does_not_hide_the_interrupt():
+def test_ctrl_c_itself_does_the_same():
+    told = []
+
+    async def work():
+        asyncio.get_running_loop().call_later(0.01, signal.raise_signal, signal.SIGINT)
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.05)
+            told.append("work has ended")
+
+    with pytest.raises(KeyboardInterrupt):
+        run_to_end(work())
+    assert told == ["work has ended"]
+
+
+def test_what_goes_wrong_while_interrupted_work_ends_does_not_hide_the_interrupt(caplog):
     async def work():
         await interrupt_soon()
         try:
@@ -51,6 +69,8 @@ def test_what_goes_wrong_while_interrupted_work_ends_does_not_hide_the_interrupt
 
     with pytest.raises(KeyboardInterrupt):
         run_to_end(work())
+    gc.collect()
+    assert caplog.text == ""
 
 
 def test_results_and_errors_come_through():
