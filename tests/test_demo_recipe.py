@@ -12,7 +12,17 @@ import torch
 
 from lipsync.demo.actions import ACTIONS, SPOKEN
 from lipsync.demo.corpus import Corpus, join
-from lipsync.demo.hearing import HEARD, Course, Hearing, Training, _stretches, load_hearing, restore_spread, roughen
+from lipsync.demo.hearing import (
+    HEARD,
+    Course,
+    Hearing,
+    Training,
+    _stretches,
+    load_hearing,
+    restore_spread,
+    roughen,
+    with_effort,
+)
 from lipsync.demo.sentences import HELD_OUT, TUNING, WORDS, draw_sentence
 from lipsync.demo.speech import Utterance
 from lipsync.demo.voices import FAMILIAR_VARIANTS, HELD_OUT_VARIANTS, TUNING_VARIANTS, VARIANTS, draw_timbre
@@ -60,6 +70,22 @@ def test_a_drawn_voice_is_a_voice_file_of_its_own_with_formants_that_can_be_hear
         formants = {int(line.split()[1]): line.split()[2:] for line in lines if line.startswith("formant")}
         assert sorted(formants) == list(range(9))
         assert all(20 < int(place) < 250 for place, _, _ in formants.values())
+
+
+def test_more_effort_is_louder_and_opens_the_jaw_wider_and_changes_nothing_else():
+    generator = torch.Generator().manual_seed(0)
+    windows, track = torch.full((400, 80, 16), -4.0), torch.full((400, len(HEARD)), 0.5)
+    windows[:, 20:40] = 0.0
+    spoken, moved = with_effort(windows, track, generator)
+    jaw = SPOKEN.index("jawOpen")
+    louder_db = (spoken[:, 30, 8] - windows[:, 30, 8]) / 0.08
+    assert 4 < louder_db.std() < 5.5 and louder_db.abs().max() <= 10.001
+    assert torch.allclose(moved[:, jaw], 0.5 * 1.35 ** (louder_db / 10), atol=1e-3)
+    assert (spoken[:, :20] == -4).all() and (spoken[:, 40:] == -4).all(), "silence has no effort"
+    others = [k for k in range(len(HEARD)) if k != jaw]
+    assert torch.equal(moved[:, others], track[:, others]) and torch.equal(track, torch.full_like(track, 0.5))
+    _, shut = with_effort(windows, torch.zeros_like(track), generator)
+    assert not shut.any(), "a shut mouth stays shut however loud"
 
 
 def test_roughening_leaves_silence_silent_but_for_hiss_and_the_range_kept():
