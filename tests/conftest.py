@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 
 ASSETS = Path(__file__).resolve().parents[2] / "shared" / "assets"
+
+
+def pytest_configure() -> None:
+    """Ctrl-C as in a terminal, for the tests and what they start: a shell has it ignored in what it starts behind."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

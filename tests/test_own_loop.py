@@ -43,15 +43,6 @@ def test_an_interrupt_cancels_the_work_and_lets_it_clean_up_before_it_is_raised(
     assert told == ["helper has ended", "work has ended"]
 
 
-@pytest.fixture
-def heeds_ctrl_c():
-    """As Python has it where it starts in the foreground; a shell has SIGINT ignored in what it starts behind."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("heeds_ctrl_c")
 def test_ctrl_c_itself_does_the_same():
     told = []
 
