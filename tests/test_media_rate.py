@@ -73,6 +73,30 @@ def test_a_few_frames_that_come_too_soon_do_not_count() -> None:
     assert steady_fps(index_at(seconds), Fraction(27)) == 25
 
 
+@pytest.mark.parametrize("sd_ms", [1, 3, 5, 8])
+def test_frames_that_come_unevenly_keep_the_rate_that_they_have_on_average(sd_ms: float) -> None:
+    draw = np.random.default_rng(4)
+    index = index_at(sorted((np.arange(300) / 30 + draw.normal(0, sd_ms / 1000, 300)).tolist()))
+    assert steady_fps(index, Fraction(30)) == pytest.approx(30, rel=0)
+
+
+def test_twins_do_not_make_a_clip_fast() -> None:
+    seconds = [
+        period * 7 / 30 + at for period in range(20) for at in (0, 0.003, *(0.003 + n * 0.0384 for n in range(1, 6)))
+    ]
+    assert 25 <= steady_fps(index_at(seconds), Fraction(30)) <= 30
+
+
+def test_film_with_pulldown_keeps_its_rate() -> None:
+    index = Index(np.cumsum([0, *[3003, 4505] * 74]).astype(np.int64), np.ones(149, bool), 556000, Fraction(1, 90_000))
+    assert steady_fps(index, Fraction(24_000, 1001)) == Fraction(24_000, 1001)
+
+
+@pytest.mark.parametrize("at_s", [(0, 3, 3.06), (0, 0.06, 3.06), (0, 3, 3.06, 3.12)], ids=str)
+def test_a_hold_in_a_clip_of_few_frames_is_one(at_s: tuple[float, ...]) -> None:
+    assert steady_fps(index_at(at_s), Fraction(1)) == pytest.approx(1 / 0.06, rel=0.001)
+
+
 def test_a_camera_that_trembles_has_the_common_rate_that_it_means() -> None:
     draw = np.random.default_rng(3)
     index = index_at((np.arange(200) / 30 + draw.normal(0, 0.001, 200)).tolist())
