@@ -124,9 +124,7 @@ def _recognise_generator(path: Path, tensors: Mapping[str, Tensor]) -> Widths:
         widths = read_widths(found)
     except (KeyError, IndexError, ValueError):
         widths = Widths()
-    with torch.device("meta"):
-        expected = {name: tuple(tensor.shape) for name, tensor in Wav2Lip(widths).state_dict().items()}
-    _compare(path, expected, found)
+    _compare(path, _shapes_of(widths), found)
     for name, tensor in tensors.items():
         _check_values(path, name, tensor)
     return widths
@@ -152,9 +150,13 @@ def _refuse_other_networks(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 def _grown(names: Iterable[str]) -> list[str]:
     """Layers beyond those of the 96 × 96 generator, named as its own are: other widths have no others."""
-    with torch.device("meta"):
-        known = Wav2Lip().state_dict().keys()
+    known = _shapes_of(Widths())
     return [name for name in names if name not in known and (name.startswith(_TRUNKS) or name.endswith("act.weight"))]
+
+
+def _shapes_of(widths: Widths) -> dict[str, Shape]:
+    with torch.device("meta"):
+        return {name: tuple(tensor.shape) for name, tensor in Wav2Lip(widths).state_dict().items()}
 
 
 def _compare(path: Path, expected: Mapping[str, Shape], found: Mapping[str, Shape]) -> None:

@@ -10,7 +10,7 @@ from lipsync.errors import LimitExceeded, TruncatedMedia
 from lipsync.media.container import media_errors
 from lipsync.media.sniff import ContentType
 from lipsync.media.source import Blob
-from lipsync.media.structure import Element, nested
+from lipsync.media.structure import Element, content_of, nested
 from lipsync.options import Limits
 
 _SHORTEST_MS, _INSTEAD_MS = 10, 100
@@ -112,21 +112,16 @@ def _avif(reader: BinaryIO, byte_count: int) -> Iterator[int]:
             for name in ((b"mdia", b"mdhd"), (b"mdia", b"hdlr"), (b"mdia", b"minf", b"stbl", b"stts"))
             for box in nested(reader, min(track.end, byte_count), *name, start=track.start)
         }
-        if len(media) == 3 and _content(reader, media[b"hdlr"], 12)[8:] == b"pict":  # another one holds alpha
-            header = _content(reader, media[b"mdhd"], 24)
+        if len(media) == 3 and content_of(reader, media[b"hdlr"], 12)[8:] == b"pict":  # another one holds alpha
+            header = content_of(reader, media[b"mdhd"], 24)
             ticks_per_s = struct.unpack_from(">I", header, 20 if header[0] == 1 else 12)[0]
             yield from _sample_durations(reader, media[b"stts"], ticks_per_s)
             return
 
 
-def _content(reader: BinaryIO, box: Element, byte_count: int) -> bytes:
-    reader.seek(box.start)
-    return reader.read(min(byte_count, box.end - box.start))
-
-
 def _sample_durations(reader: BinaryIO, table: Element, ticks_per_s: int) -> Iterator[int]:
     """Milliseconds, rounded so that their sums do not drift."""
-    entry_count, at = struct.unpack(">I", _content(reader, table, 8)[4:])[0], 0
+    entry_count, at = struct.unpack(">I", content_of(reader, table, 8)[4:])[0], 0
     for _ in range(min(entry_count, (table.end - table.start) // 8)):
         count, ticks = struct.unpack(">II", reader.read(8))
         for _ in range(count):

@@ -9,7 +9,7 @@ from typing import BinaryIO
 from lipsync.core import Transfer
 from lipsync.media.container import media_errors
 from lipsync.media.source import Blob
-from lipsync.media.structure import Element, boxes, nested
+from lipsync.media.structure import Element, boxes, content_of, nested
 
 _TRANSFERS: dict[int, Transfer] = {16: "pq", 18: "hlg"}  # H.273
 _LARGEST_TABLE = 1 << 20
@@ -25,7 +25,7 @@ def transfer_of(blob: Blob, format: str) -> Transfer:
     with blob.open() as reader, media_errors(f"read the {format} image's colour"):
         for meta in nested(reader, blob.byte_count, b"meta"):
             for box in _properties(reader, meta.start + 4, min(meta.end, blob.byte_count)):
-                data = _read(reader, box)
+                data = content_of(reader, box, _LARGEST_TABLE)
                 if box.name == b"colr" and data[:4] == b"nclx":
                     return _TRANSFERS.get(struct.unpack_from(">H", data, 6)[0], "sdr")
     return "sdr"
@@ -33,7 +33,9 @@ def transfer_of(blob: Blob, format: str) -> Transfer:
 
 def _properties(reader: BinaryIO, start: int, stop: int) -> Iterator[Element]:
     """The properties of the primary item of the ``meta`` box that lies between ``start`` and ``stop``."""
-    wanted = [_primary_item(_read(reader, box)) for box in nested(reader, stop, b"pitm", start=start)]
+    wanted = [
+        _primary_item(content_of(reader, box, _LARGEST_TABLE)) for box in nested(reader, stop, b"pitm", start=start)
+    ]
     for holder in nested(reader, stop, b"iprp", start=start):
         end = min(holder.end, stop)
         known = [
@@ -42,7 +44,7 @@ def _properties(reader: BinaryIO, start: int, stop: int) -> Iterator[Element]:
             for prop in boxes(reader, container.start, min(container.end, end))
         ]
         for table in nested(reader, end, b"ipma", start=holder.start):
-            for item, number in _associations(_read(reader, table)):
+            for item, number in _associations(content_of(reader, table, _LARGEST_TABLE)):
                 if item in wanted and 1 <= number <= len(known):
                     yield known[number - 1]
 
@@ -63,8 +65,3 @@ def _associations(data: bytes) -> Iterator[tuple[int, int]]:
             number = struct.unpack_from(number_form, data, at)[0]
             at += struct.calcsize(number_form)
             yield item, number & (0x7FFF if number_form == ">H" else 0x7F)  # without the mark "essential"
-
-
-def _read(reader: BinaryIO, box: Element) -> bytes:
-    reader.seek(box.start)
-    return reader.read(min(box.end - box.start, _LARGEST_TABLE))

@@ -93,6 +93,12 @@ def nested(reader: BinaryIO, stop: int, *names: bytes, start: int = 0) -> Iterat
             yield from nested(reader, min(box.end, stop), *names[1:], start=box.start)
 
 
+def content_of(reader: BinaryIO, box: Element, most: int) -> bytes:
+    """What the box holds, at most that many bytes of it, and what is there of it where the file was cut."""
+    reader.seek(box.start)
+    return reader.read(min(box.end - box.start, most))
+
+
 def _iso_end(reader: BinaryIO, byte_count: int) -> int:
     # what follows the last known box (a zip, some padding) is not ours to judge
     known = [box for box in boxes(reader, 0, byte_count) if box.name in _TOP_BOXES]
@@ -102,8 +108,7 @@ def _iso_end(reader: BinaryIO, byte_count: int) -> int:
 
 def _indexed_end(reader: BinaryIO, sidx: Element) -> int:
     """Where the last of the fragments ends that a segment index lists, 0 where the index itself is not all there."""
-    reader.seek(sidx.start)
-    data = reader.read(min(sidx.end - sidx.start, 32 + 12 * 0xFFFF))
+    data = content_of(reader, sidx, 32 + 12 * 0xFFFF)
     sizes_at = 24 if data[:1] == b"\x00" else 32
     if len(data) < sizes_at:
         return 0
@@ -119,30 +124,19 @@ def _indexed_end(reader: BinaryIO, sidx: Element) -> int:
 def fragments_duration_s(blob: Blob) -> float:
     """Seconds of a fragmented mp4's longest track with all its fragments (mehd); 0 where it does not say."""
     with blob.open() as reader:
-        header = _box_content(reader, blob.byte_count, b"moov", b"mvhd")
-        extends = _box_content(reader, blob.byte_count, b"moov", b"mvex", b"mehd")
+        header, extends = (
+            next((content_of(reader, box, 32) for box in nested(reader, blob.byte_count, b"moov", *path)), b"")
+            for path in ((b"mvhd",), (b"mvex", b"mehd"))
+        )
     scale_at = 20 if header[:1] == b"\x01" else 12
     ticks_end = 12 if extends[:1] == b"\x01" else 8
     per_second = int.from_bytes(header[scale_at : scale_at + 4], "big")
     return int.from_bytes(extends[4:ticks_end], "big") / per_second if per_second else 0.0
 
 
-def _box_content(reader: BinaryIO, byte_count: int, *path: bytes) -> bytes:
-    """What the first box of that path begins with, empty where there is none."""
-    start, stop = 0, byte_count
-    for name in path:
-        found = next((box for box in boxes(reader, start, stop) if box.name == name), None)
-        if found is None:
-            return b""
-        start, stop = found.start, min(found.end, byte_count)
-    reader.seek(start)
-    return reader.read(min(stop - start, 128))
-
-
 def _mov_orientation(reader: BinaryIO, byte_count: int, track: int) -> Orientation:
     for box in nested(reader, byte_count, b"moov", b"trak", b"tkhd"):
-        reader.seek(box.start)
-        number, orientation = _track_header(reader.read(min(box.end - box.start, 104)))
+        number, orientation = _track_header(content_of(reader, box, 104))
         if number == track:
             return orientation
     return Orientation()
