@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lipsync.allocator import trim_regularly
 from lipsync.bench.cost import clock_of
 from lipsync.bench.inputs import Arguments, made_up
 from lipsync.bench.rows import Row
@@ -54,6 +55,8 @@ def measure(order: Order) -> dict[str, Any]:
     """The row's figures. Raises what the engine raises."""
     imported_s = time.time() - order.started_s
     row, on_cuda = order.row, order.device.startswith("cuda")
+    if not on_cuda:
+        trim_regularly()  # as the command line does
     engine = open_engine(order, load_generator(order.checkpoint))
     made_s = time.time() - order.started_s - imported_s
     engine.warm_up()
