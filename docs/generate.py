@@ -272,7 +272,8 @@ def fresh_line(figures: dict[str, Any]) -> str:
     day = fresh["date"]
     return (
         f"From a fresh clone, installing included: `make demo` {demo_min:.1f} minutes, then `make test` "
-        f"{test_min:.1f} minutes ({machine['cores']} cores, {machine['processor']}; packages, torch's CPU build among them, from a mirror nearby; "
+        f"{test_min:.1f} minutes ({machine['cores']} cores, {machine['processor']}; packages, torch's CPU build among "
+        "them, from a mirror nearby; "
         f"as of {day}: tests that were added since take longer)."
     )
 
