@@ -50,10 +50,10 @@ fix: $(STAMP)                 ## apply formatting and the linter's safe fixes
 	$(BIN)/python docs/generate.py
 	$(BIN)/python cluster/dashboard.py
 
-demo-model: $(STAMP)          ## make the packaged faces, voices and generator from nothing (hours; goes on where it was left)
+demo-model: $(STAMP)          ## make the packaged faces, voices and generator from nothing (hours; goes on where it was left; options: make demo-model DEMO='…')
 	command -v espeak-ng > /dev/null || { echo "espeak-ng is missing: apt-get install espeak-ng"; exit 1; }
 	$(PIP) install --constraint constraints.txt --editable '.[demo]'
-	$(BIN)/python -m lipsync.demo --threads 2
+	$(BIN)/python -m lipsync.demo $(DEMO)
 
 bench: $(STAMP)               ## measure, and write docs/benchmarks.json and docs/benchmarks.md
 	$(BIN)/python -m benchmarks

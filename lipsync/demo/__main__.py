@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+TIMES = "times.json"
 STEPS = ("media", "speech", "hearing", "frames", "drawing", "export", "evaluate", "card", "truth")
 log = logging.getLogger(__name__)
 
@@ -25,11 +26,13 @@ def main() -> None:
     parser.add_argument("--truth", type=Path, default=Path("tests/data"), help="where the tests' sentence goes")
     parser.add_argument("--sheet", type=Path, default=Path("docs/images/demo_model.png"))
     parser.add_argument("--recordings", type=Path, nargs="*", default=[], help="recorded speech to measure on, wav")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--threads", type=int, default=torch.get_num_threads(), help="and as many processes where parts are made"
+    )
     parser.add_argument("--utterances", type=int, default=8000)
     parser.add_argument("--hearing-steps", type=int, default=17000)
     parser.add_argument("--frame-parts", type=int, default=4, help="of 2400 frames each")
-    parser.add_argument("--drawing-steps", type=int, default=10000)
+    parser.add_argument("--drawing-steps", type=int, default=16000)
     parser.add_argument("--drawing-rate", type=float, default=1.5e-3)
     parser.add_argument("--begin", type=Path, help="a generator of the same drawing widths that drawing starts from")
     options = parser.parse_args()
@@ -39,8 +42,26 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     for step in options.steps or STEPS:
         began = time.monotonic()
-        run(step, options)
-        log.info("%s: done in %.0f s", step, time.monotonic() - began)
+        try:
+            run(step, options)
+        finally:  # also of what Ctrl-C ended: it goes on from there
+            taken = note_time(options.folder / TIMES, step, time.monotonic() - began)
+        log.info("%s: done, %.0f s", step, taken)
+    log.info("in all %.0f min", sum(read_times(options.folder / TIMES).values()) / 60)
+
+
+def note_time(path: Path, step: str, seconds: float) -> float:
+    """Add to what the step has taken so far, in this run and those before it; returns the sum."""
+    times = read_times(path)
+    times[step] = round(times.get(step, 0) + seconds, 1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(times, indent=1) + "\n")
+    return times[step]
+
+
+def read_times(path: Path) -> dict[str, float]:
+    """Seconds of each step that has begun."""
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def run(step: str, options: argparse.Namespace) -> None:
@@ -55,7 +76,7 @@ def run(step: str, options: argparse.Namespace) -> None:
     elif step == "speech":
         from lipsync.demo.corpus import make_corpus
 
-        make_corpus(speech, seed=1, count=options.utterances)
+        make_corpus(speech, seed=1, count=options.utterances, workers=options.threads)
     elif step == "hearing":
         from lipsync.demo.corpus import read_corpus
         from lipsync.demo.hearing import Course, train_hearing
@@ -65,7 +86,7 @@ def run(step: str, options: argparse.Namespace) -> None:
         from lipsync.demo.corpus import read_corpus
         from lipsync.demo.frames import make_frames
 
-        make_frames(frames, read_corpus(speech, limit=4), parts=options.frame_parts)
+        make_frames(frames, read_corpus(speech, limit=4), parts=options.frame_parts, workers=options.threads)
     elif step == "drawing":
         from lipsync.demo.drawing import Course as DrawingCourse
         from lipsync.demo.drawing import train_drawing
@@ -91,14 +112,16 @@ def run(step: str, options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace, hearing: Path, generator: Path, speech: Path) -> None:
+    from lipsync.bench.machine import machine_facts
     from lipsync.checkpoints import load_generator
     from lipsync.demo.corpus import read_corpus
     from lipsync.demo.evaluation import evaluate
     from lipsync.demo.hearing import load_hearing
 
+    made = {"machine": machine_facts(torch.device("cpu")), "threads": options.threads}
     result = evaluate(
         load_generator(generator), load_hearing(hearing), read_corpus(speech, limit=2), report=options.report,
-        sheet=options.sheet, recordings=options.recordings,
+        sheet=options.sheet, recordings=options.recordings, made=made | {"s": read_times(options.folder / TIMES)},
     )  # fmt: skip
     log.info("%s", json.dumps({key: value for key, value in result.items() if key != "sequences"}, indent=1))
 

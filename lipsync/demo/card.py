@@ -1,4 +1,4 @@
-"""The model card's table of measures, written from the evaluation's report so that the two never differ."""
+"""The model card's tables of times and measures, written from the evaluation's report so that they never differ."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-_BEGIN, _END = "<!-- measured: begin -->", "<!-- measured: end -->"
+_MADE = ("media", "speech", "hearing", "frames", "drawing", "export")
 _ROWS = (
     ("jaw: correlation with the truth", "jawOpen", "≥ 0.88", "≥ 0.75"),
     ("jaw: what the ear alone reaches", "jawOpen_ear", "", ""),
@@ -44,9 +44,21 @@ def measured_table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def made_table(report: dict[str, Any]) -> str:
+    """Markdown: the minutes that each step of ``make demo-model`` took, and on what."""
+    made, machine = report["made"], report["made"]["machine"]
+    minutes = {step: made["s"][step] / 60 for step in _MADE}
+    lines = [f"| step | minutes ({machine['processor']}, {made['threads']} threads) |", "|---|---|"]
+    lines += [f"| {step} | {taken:.1f} |" for step, taken in minutes.items()]
+    return "\n".join([*lines, f"| in all | {sum(minutes.values()):.0f} |"])
+
+
 def write_card(card: Path, report: Path) -> None:
-    """Put the table of the report between the card's marks."""
-    before, _, rest = card.read_text().partition(_BEGIN)
-    _, _, after = rest.partition(_END)
-    table = measured_table(json.loads(report.read_text()))
-    card.write_text(f"{before}{_BEGIN}\n{table}\n{_END}{after}")
+    """Put the tables of the report between the card's marks."""
+    measured, text = json.loads(report.read_text()), card.read_text()
+    for name, table in (("made", made_table(measured)), ("measured", measured_table(measured))):
+        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+        before, _, rest = text.partition(begin)
+        _, _, after = rest.partition(end)
+        text = f"{before}{begin}\n{table}\n{end}{after}"
+    card.write_text(text)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from lipsync.core import F32, I64
 from lipsync.demo.espeak import Voice, synthesiser
+from lipsync.demo.parts import write_parts
 from lipsync.demo.sentences import HELD_OUT, TUNING
 from lipsync.demo.speech import Utterance, draw_utterance, utter
 from lipsync.demo.voices import FAMILIAR_VARIANTS, HELD_OUT_VARIANTS, TUNING_VARIANTS
@@ -19,7 +20,6 @@ from lipsync.voice.mel import SILENCE
 
 WINDOW = 16
 """Mel columns that the generator hears for one frame."""
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,22 +70,25 @@ def _recite(sentences: Sequence[str], variants: Sequence[str]) -> list[Utterance
     return [utter(synthesiser().say(text, voice)) for text, voice in zip(sentences, voices, strict=True)]
 
 
-def make_corpus(folder: Path, *, seed: int, count: int, part: int = 250) -> None:
+def make_corpus(folder: Path, *, seed: int, count: int, part: int = 250, workers: int = 1) -> None:
     """Write ``count`` drawn utterances as parts under the folder; parts that are there are kept."""
     folder.mkdir(parents=True, exist_ok=True)
-    for first in range(0, count, part):
-        path = folder / f"speech_{seed}_{first:05d}.npz"
-        if path.exists():
-            continue
-        began = time.monotonic()
-        rng = np.random.default_rng([seed, first])
-        corpus = join([draw_utterance(rng) for _ in range(min(part, count - first))])
-        unfinished = path.with_suffix(".tmp.npz")
-        np.savez(
-            unfinished, mel=corpus.mel.astype(np.float16), track=corpus.track.astype(np.float16), starts=corpus.starts
-        )
-        unfinished.replace(path)
-        log.info("%s: %d windows in %.0f s", path.name, len(corpus.starts), time.monotonic() - began)
+    firsts = range(0, count, part)
+    write_parts(
+        {
+            folder / f"speech_{seed}_{first:05d}.npz": partial(_speak_part, seed, first, min(part, count - first))
+            for first in firsts
+        },
+        workers=workers,
+    )
+
+
+def _speak_part(seed: int, first: int, count: int) -> dict[str, npt.NDArray[np.generic]]:
+    rng = np.random.default_rng([seed, first])
+    corpus = join([draw_utterance(rng) for _ in range(count)])
+    return {
+        "mel": corpus.mel.astype(np.float16), "track": corpus.track.astype(np.float16), "starts": corpus.starts
+    }  # fmt: skip
 
 
 def read_corpus(folder: Path, *, limit: int | None = None) -> Corpus:

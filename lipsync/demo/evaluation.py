@@ -189,9 +189,10 @@ def evaluate(
     report: Path,
     sheet: Path,
     recordings: list[Path],
+    made: dict[str, Any],
     strangers: int = 4,
 ) -> dict[str, Any]:
-    """Measure everything, write the JSON report and the contact sheet."""
+    """Measure everything, write the JSON report and the contact sheet. ``made``: how long making took, where."""
     began = time.monotonic()
     said = held_out_utterances()
     cast = [Sitter(role, k, corpus) for k, role in enumerate(CAST)]
@@ -214,6 +215,7 @@ def evaluate(
         "recorded_speech": {path.name: measure_recording(net, cast[0], path) for path in recordings},
         "truth_of_the_sentences": truth_against_energy(said),
         "sequences": [{key: round(value, 3) for key, value in row.items()} for row in rows],
+        "made": made,
         "seconds": round(time.monotonic() - began),
     }
     report.parent.mkdir(parents=True, exist_ok=True)

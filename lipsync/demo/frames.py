@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import logging
-import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from lipsync.core import F32, I64, U8
 from lipsync.demo.actions import ACTIONS, SPOKEN
 from lipsync.demo.cast import CAST, Role
 from lipsync.demo.corpus import Corpus
 from lipsync.demo.framing import Box, crop96, draw_box
+from lipsync.demo.parts import write_parts
 from lipsync.demo.person import Person
 from lipsync.demo.scene import Frame, Portrait, Pose, resting
 
 TOP = 40
 """The first of the 96 rows that a moving mouth can change; above it every frame of a view is the same."""
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,25 +117,28 @@ def make_frames(
     views: int = 12,
     per_view: int = 50,
     own_share: float = 0.5,
+    workers: int = 1,
 ) -> None:
     """Write parts of len(CAST) × views × per_view frames each; parts that are there are kept."""
     folder.mkdir(parents=True, exist_ok=True)
-    portraits: list[Portrait] = []
-    for part in range(parts):
-        path = folder / f"frames_{seed}_{part:03d}.npz"
-        if path.exists():
-            continue
-        portraits = portraits or [portrait_of(role) for role in CAST]
-        began = time.monotonic()
-        rng = np.random.default_rng([seed, part])
-        frames = _draw_part(rng, portraits, corpus, views=views, per_view=per_view, own_share=own_share)
-        unfinished = path.with_suffix(".tmp.npz")
-        np.savez(
-            unfinished, rest=frames.rest, own=frames.own, lower=frames.lower, mouth=frames.mouth, view=frames.view,
-            actions=frames.actions,
-        )  # fmt: skip
-        unfinished.replace(path)
-        log.info("%s: %d frames in %.0f s", path.name, len(frames.lower), time.monotonic() - began)
+    write_parts(
+        {
+            folder / f"frames_{seed}_{part:03d}.npz": partial(
+                _paint_part, seed, part, corpus, views, per_view, own_share
+            )
+            for part in range(parts)
+        },
+        workers=workers,
+    )
+
+
+def _paint_part(
+    seed: int, part: int, corpus: Corpus, views: int, per_view: int, own_share: float
+) -> dict[str, npt.NDArray[np.generic]]:
+    rng = np.random.default_rng([seed, part])
+    portraits = [portrait_of(role) for role in CAST]
+    frames = _draw_part(rng, portraits, corpus, views=views, per_view=per_view, own_share=own_share)
+    return {field.name: getattr(frames, field.name) for field in fields(Frames)}
 
 
 def _draw_part(
