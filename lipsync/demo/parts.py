@@ -36,8 +36,8 @@ def write_parts(parts: Mapping[Path, Make], *, workers: int) -> None:
         try:
             for one in as_completed(made):
                 log.info("%s: made in %.0f s", made[one].name, one.result())
-        except BaseException:  # also Ctrl-C: the parts that have not begun are not to be waited for
-            pool.shutdown(wait=False, cancel_futures=True)
+        except BaseException:  # also Ctrl-C: parts that have begun may end, no other begins
+            pool.shutdown(cancel_futures=True)
             raise
 
 
