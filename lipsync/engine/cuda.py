@@ -61,9 +61,11 @@ class CudaRunner:
         return torch.from_numpy(array).to(self._device, non_blocking=True)
 
     def prepare(self, run: Run, bucket: int, *, rehearse: bool) -> Run:
-        if not (self._graphs or rehearse):
-            return run
         with torch.inference_mode(), torch.cuda.device(self._device):
+            # WHY: weights are laid out on the caller's stream, for which torch's other streams do not wait by themselves
+            self._compute.wait_stream(torch.cuda.current_stream())
+            if not (self._graphs or rehearse):
+                return run
             with torch.cuda.stream(self._compute):
                 blank = blank_batch(bucket, self._device)
                 for _ in range(REHEARSALS if self._graphs else 1):

@@ -1,0 +1,109 @@
+"""The CUDA runner on a CPU: every line of it runs, and every stream waits for what it needs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lipsync.engine import Engine, Techniques
+from lipsync.model.seeded import seeded_generator
+from lipsync.model.wav2lip import Wav2Lip
+from tests.engine_cases import NARROW, arguments, make
+from tests.rehearsed_cuda import RehearsedCuda, Stream, Unordered, rehearse
+
+SHAPES = {"batch_size": 6, "buckets": [2, 6]}
+
+
+@pytest.fixture(scope="module")
+def model() -> Wav2Lip:
+    return seeded_generator(9, widths=NARROW)
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> RehearsedCuda:
+    return rehearse(monkeypatch)
+
+
+def like_cuda(model: Wav2Lip, **techniques: Any) -> Engine:
+    return make(model, techniques=Techniques(packed=False, **techniques), **SHAPES)
+
+
+@pytest.fixture(scope="module")
+def expected(model: Wav2Lip) -> Any:
+    """What the CPU's own runner draws, asked before the stand-in is in place."""
+    engine = make(model, techniques=Techniques(packed=False), **SHAPES)
+    return {seed: engine.generate(*arguments(38, seed=seed)) for seed in range(3)}
+
+
+@pytest.mark.parametrize("graphs", [True, False], ids=["graphs", "layers"])
+@pytest.mark.parametrize("in_flight", [1, 2])
+def test_many_batches_are_drawn_as_the_cpu_draws_them_and_no_stream_runs_ahead(
+    graphs: bool, in_flight: int, expected: Any, cuda: RehearsedCuda, model: Wav2Lip
+) -> None:
+    with cuda:
+        engine = like_cuda(model, graphs=graphs, in_flight=in_flight)
+        for seed, drawn in expected.items():
+            assert np.array_equal(engine.generate(*arguments(38, seed=seed)), drawn)
+        cuda.forget_freed()
+    assert cuda.launches == (3 * 7 if graphs else 0)
+
+
+def test_a_batch_that_was_staged_beside_another_is_drawn_the_same(
+    expected: Any, cuda: RehearsedCuda, model: Wav2Lip
+) -> None:
+    with cuda:
+        engine = like_cuda(model)
+        given = [engine.check(*arguments(38, seed=seed)) for seed in expected]
+        parts = [one.take(slice(0, 6)) for one in given]
+        staged = [engine.stage([one]) for one in parts]  # all under way before the first is drawn
+        for drawn, one in zip(expected.values(), staged, strict=True):
+            assert np.array_equal(engine.draw(one), drawn[:6])
+        both = engine.stage([given[0].take(slice(0, 4)), given[1].take(slice(4, 6))])
+        drawn = engine.draw(both)
+        del staged, both, parts
+        cuda.forget_freed()
+    assert np.array_equal(drawn, np.concatenate([expected[0][:4], expected[1][4:6]]))
+
+
+def test_a_graph_too_large_to_record_halves_the_batch_and_loses_no_frame(
+    expected: Any, cuda: RehearsedCuda, model: Wav2Lip
+) -> None:
+    cuda.fits = 3
+    with cuda:
+        engine = like_cuda(model)
+        drawn = engine.generate(*arguments(38))
+    assert engine.batch_size == 3 and engine.counts.out_of_memory == 1 and engine.healthy
+    assert np.abs(drawn.astype(int) - expected[0]).max() <= 1, "other buckets, so not bit for bit"
+
+
+# The stand-in bites: what each line of the runner is there for.
+
+
+@pytest.mark.parametrize(
+    ("left_out", "said"),
+    [
+        ("wait_event", "may still be busy with"),
+        ("record_stream", "is freed while"),
+        ("synchronize", "the host reads"),
+    ],
+)
+def test_leaving_out_a_wait_is_found(
+    left_out: str, said: str, cuda: RehearsedCuda, model: Wav2Lip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where: Any = {"wait_event": Stream, "record_stream": RehearsedCuda, "synchronize": None}[left_out]
+    if where is None:
+        monkeypatch.setattr("tests.rehearsed_cuda.Event.synchronize", lambda _event: None)
+    else:
+        monkeypatch.setattr(where, left_out, lambda *_: None)
+    with cuda, pytest.raises(Unordered, match=said):
+        like_cuda(model, graphs=False).generate(*arguments(38))
+        cuda.forget_freed()
+
+
+def test_a_graph_that_is_not_launched_answers_with_garbage(cuda: RehearsedCuda, model: Wav2Lip) -> None:
+    with cuda:
+        engine = like_cuda(model)
+        cuda.replay = lambda graph: None  # type: ignore[method-assign]
+        assert (engine.generate(*arguments(6)) == 77).all()
