@@ -62,7 +62,7 @@ class CudaRunner:
 
     def prepare(self, run: Run, bucket: int, *, rehearse: bool) -> Run:
         with torch.inference_mode(), torch.cuda.device(self._device):
-            # WHY: weights are laid out on the caller's stream, for which torch's other streams do not wait by themselves
+            # WHY: weights are laid out on the caller's stream, which no other stream waits for by itself
             self._compute.wait_stream(torch.cuda.current_stream())
             if not (self._graphs or rehearse):
                 return run
