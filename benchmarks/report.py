@@ -65,7 +65,12 @@ def ladder(found: dict[str, Result]) -> str:
         parts.append(f"### {title}\n")
         if kind not in found:
             parts.append("Not measured: no such device was at hand. `make bench-gpu` measures these rows:\n")
-            parts.append(table(("row", ""), [(row.name, row.not_made or "not measured") for row in rows_for(kind)]))
+            parts.append(
+                table(
+                    ("row", ""),
+                    [(row.name, ": ".join(["not measured", *filter(None, [row.not_made])])) for row in rows_for(kind)],
+                )
+            )
             continue
         parts.append(_ladder_of(kind, found[kind]))
     return "\n".join(parts)

@@ -2,8 +2,7 @@
 
 Operations run at once, on the CPU, and are entered as if the stream that is current had run them later. Fails with
 ``Unordered`` where one stream, or the host, touches memory that another wrote or reads without an event between them;
-where memory goes back to the allocator while a stream that the allocator was not told of may still use it; and where
-the host reads an answer before it waited for it. A recorded graph's answers are garbage until it is launched.
+where memory goes back to the allocator while a stream that is not its own may still use it; and where the host reads an answer before it waited for it. A recorded graph's answers are garbage until it is launched.
 """
 
 from __future__ import annotations
@@ -33,8 +32,13 @@ def later(*clocks: Clock) -> Clock:
 
 
 class Event:
-    def __init__(self, device: RehearsedCuda, clock: Clock) -> None:
-        self._device, self.clock = device, clock
+    def __init__(self, device: RehearsedCuda) -> None:
+        self._device = device
+        self.clock: Clock = {}
+
+    def query(self) -> bool:
+        """A device that is slow: nothing has passed before the host waited for it."""
+        return later(self._device.host, self.clock) == self._device.host
 
     def synchronize(self) -> None:
         self._device.host = later(self._device.host, self.clock)
@@ -45,9 +49,11 @@ class Stream:
         self._device, self.name = device, name
         self.clock: Clock = {}
 
-    def record_event(self) -> Event:
+    def record_event(self, event: Event | None = None) -> Event:
+        event = event or Event(self._device)
         self.clock = later(self.clock, self._device.host)
-        return Event(self._device, dict(self.clock))
+        event.clock = dict(self.clock)
+        return event
 
     def wait_event(self, event: Event) -> None:
         self.clock = later(self.clock, event.clock)
@@ -61,13 +67,12 @@ class Stream:
 
 @dataclass
 class Memory:
-    """One storage: who allocated it, when each stream last wrote and read it, whom the allocator knows of."""
+    """One storage: who allocated it, when each stream last wrote and read it."""
 
     storage: Any  # kept, so that its address is given to no other until it is forgotten here
     owner: str | None  # None: the host's
     written: Clock = field(default_factory=dict)
     read: Clock = field(default_factory=dict)
-    told: set[str] = field(default_factory=set)
 
 
 class CUDAGraph:
@@ -104,6 +109,9 @@ class RehearsedCuda(TorchDispatchMode):
     def Stream(self) -> Stream:
         self._streams.append(Stream(self, f"stream {len(self._streams)}"))
         return self._streams[-1]
+
+    def Event(self, *, blocking: bool) -> Event:
+        return Event(self)
 
     def current_stream(self) -> Stream:
         return self._current
@@ -150,9 +158,6 @@ class RehearsedCuda(TorchDispatchMode):
     def read_by_host(self, tensor: Tensor) -> None:
         self._must_have_passed(self._of(tensor, owner=None).written, self.host, "the host reads", tensor)
 
-    def record_stream(self, tensor: Tensor, stream: Stream) -> None:
-        self._of(tensor, owner=self._current.name).told.add(stream.name)
-
     def forget_freed(self) -> None:
         """Look at memory that nobody holds any more: may its owner give it away at once?"""
         for address, memory in list(self._memory.items()):
@@ -164,7 +169,7 @@ class RehearsedCuda(TorchDispatchMode):
             owner = next(stream for stream in self._streams if stream.name == memory.owner)
             passed = later(owner.clock, self.host)
             for name, at in later(memory.written, memory.read).items():
-                if name != memory.owner and name not in memory.told and at > passed.get(name, 0):
+                if name != memory.owner and at > passed.get(name, 0):
                     raise Unordered(f"memory of {memory.owner} is freed while {name} may still use it")
 
     def _of(self, tensor: Tensor, *, owner: str | None) -> Memory:
@@ -285,6 +290,5 @@ def rehearse(monkeypatch: pytest.MonkeyPatch) -> RehearsedCuda:
     monkeypatch.setattr(cuda, "torch", Torch(device))
     monkeypatch.setattr(Tensor, "to", copied)
     monkeypatch.setattr(Tensor, "numpy", read)
-    monkeypatch.setattr(Tensor, "record_stream", lambda tensor, stream: device.record_stream(tensor, stream))
     monkeypatch.setattr("lipsync.engine.engine.open_runner", cuda.CudaRunner)
     return device

@@ -20,7 +20,7 @@ from lipsync.bench.checks import check
 from lipsync.bench.cost import cost_per_frame
 from lipsync.bench.ladder import Ladder, Settings
 from lipsync.bench.row import Order, compare
-from lipsync.bench.rows import CPU_ROWS, CUDA_ORDER, CUDA_ROWS
+from lipsync.bench.rows import CPU_ROWS, CUDA_ORDER, CUDA_ROWS, FIRST_START, SECOND_START
 from lipsync.bench.still import measure_still
 from lipsync.bench.table import HEAD, ladder_cells, text, with_shares
 from lipsync.errors import EngineError, InvalidOption
@@ -189,6 +189,26 @@ def test_every_row_is_named_once_and_every_row_that_is_made_is_run() -> None:
     assert sorted(CUDA_ORDER) == sorted(row.name for row in CUDA_ROWS if row.not_made is None)
     order = Order(row=CUDA_ROWS[3], device="cuda", checkpoint="x", frames=8, compared=8, runs=1, cache="c", reference="r", started_s=0.0)  # fmt: skip
     assert Order.from_json(json.loads(json.dumps(asdict(order)))) == order
+
+
+@pytest.mark.parametrize("known", [[], [FIRST_START]], ids=["new", "resumed"])
+def test_a_second_start_is_measured_only_after_a_first_of_the_same_run(
+    known: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[str] = []
+
+    def run(part: str, given: str, *, timeout_s: float) -> str:
+        ran.append(json.loads(given)["row"]["name"])
+        if ran[-1] == FIRST_START:
+            raise subprocess.TimeoutExpired(part, timeout_s)
+        return "{}"
+
+    monkeypatch.setattr("lipsync.bench.ladder.choose_device", lambda _: torch.device("cuda:0"))
+    monkeypatch.setattr("lipsync.bench.ladder._run", run)
+    ladder = Ladder(Settings(checkpoint="x"), tell=lambda _: None, kept={"rows": [{"name": name} for name in known]})
+    rows = {row["name"]: row for row in ladder._rows(tmp_path)}
+    assert FIRST_START in ran and SECOND_START not in ran
+    assert "no first start" in rows[SECOND_START]["not_measured"]
 
 
 def test_shares_and_the_speed_over_the_first_row_are_what_division_gives() -> None:

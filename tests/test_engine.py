@@ -385,9 +385,9 @@ def test_arithmetic_switches_hold_inside_and_are_put_back() -> None:
 
     before = switches()
     with arithmetic("high", exact=False):
-        assert switches() == ("high", True, True, False, True)
+        assert switches() == ("high", True, True, True, True)
     with arithmetic("highest", exact=False):
-        assert switches() == ("highest", False, True, False, True)
+        assert switches() == ("highest", False, True, True, True)
     with pytest.raises(KeyError), arithmetic("high", exact=True):
         assert switches() == ("highest", False, False, True, True)
         raise KeyError

@@ -59,7 +59,7 @@ def test_cuda_draws_what_the_cpu_draws(exact: Any, model: Wav2Lip) -> None:
     expected = make(model, exact=True).generate(*given)
     assert expected.std() >= 40
     drawn = exact(given)
-    assert np.abs(expected.astype(int) - drawn).max() <= 1 and (expected != drawn).mean() <= 0.003
+    assert np.abs(expected.astype(int) - drawn).max() <= 1 and (expected != drawn).mean() <= 0.02
 
 
 @pytest.mark.parametrize(("precision", "least_db"), [("fp16", HALF_PRECISION_DB), ("bf16", BRAIN_FLOAT_DB)])

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import numpy as np
 import pytest
 
 from lipsync.engine import Engine, Techniques
+from lipsync.engine.cuda import Copied
+from lipsync.errors import EngineError
 from lipsync.model.seeded import seeded_generator
 from lipsync.model.wav2lip import Wav2Lip
 from tests.engine_cases import NARROW, arguments, make
-from tests.rehearsed_cuda import RehearsedCuda, Stream, Unordered, rehearse
+from tests.rehearsed_cuda import Event, RehearsedCuda, Stream, rehearse
 
 SHAPES = {"batch_size": 6, "buckets": [2, 6]}
 
@@ -78,28 +82,59 @@ def test_a_graph_too_large_to_record_halves_the_batch_and_loses_no_frame(
     assert np.abs(drawn.astype(int) - expected[0]).max() <= 1, "other buckets, so not bit for bit"
 
 
+def test_a_graph_keeps_the_weights_that_it_was_recorded_with(cuda: RehearsedCuda, model: Wav2Lip) -> None:
+    with cuda:
+        engine = like_cuda(model)
+        engine.warm_up()
+        run = weakref.ref(engine._batches._network.plain("fp32"))
+        engine._batches._network._steps.clear()  # as when a later bucket cannot be compiled, and the compiled one goes
+        gc.collect()
+        assert run() is not None
+        runs = engine._batches._runs
+        engine._batches._runner.release(runs)
+        gc.collect()
+        assert not runs and run() is None
+
+
+def test_a_smaller_bucket_that_does_not_fit_beside_the_larger_is_padded_to_it(
+    expected: Any, cuda: RehearsedCuda, model: Wav2Lip
+) -> None:
+    with cuda:
+        engine = like_cuda(model)
+        given = arguments(38)
+        engine.generate(*(one if k in (0, 2) else one[:6] for k, one in enumerate(given)))
+        cuda.fits = 1
+        drawn = engine.generate(*given)
+    assert np.array_equal(drawn[:36], expected[0][:36])
+    assert engine.batch_size == 6 and engine.counts.out_of_memory == 1 and "padded" in engine.notes[0]
+
+
 # The stand-in bites: what each line of the runner is there for.
 
 
 @pytest.mark.parametrize(
-    ("left_out", "said"),
+    ("where", "left_out", "said"),
     [
-        ("wait_event", "may still be busy with"),
-        ("record_stream", "is freed while"),
-        ("synchronize", "the host reads"),
+        (Stream, "wait_event", "may still be busy with"),
+        (Event, "synchronize", "the host reads"),
+        (Stream, "wait_stream", "may still be busy with"),
     ],
 )
 def test_leaving_out_a_wait_is_found(
-    left_out: str, said: str, cuda: RehearsedCuda, model: Wav2Lip, monkeypatch: pytest.MonkeyPatch
+    where: type, left_out: str, said: str, cuda: RehearsedCuda, model: Wav2Lip, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    where: Any = {"wait_event": Stream, "record_stream": RehearsedCuda, "synchronize": None}[left_out]
-    if where is None:
-        monkeypatch.setattr("tests.rehearsed_cuda.Event.synchronize", lambda _event: None)
-    else:
-        monkeypatch.setattr(where, left_out, lambda *_: None)
-    with cuda, pytest.raises(Unordered, match=said):
+    monkeypatch.setattr(where, left_out, lambda *_: None)
+    with cuda, pytest.raises(EngineError, match=said):
         like_cuda(model, graphs=False).generate(*arguments(38))
-        cuda.forget_freed()
+
+
+def test_giving_memory_away_too_early_is_found(
+    cuda: RehearsedCuda, model: Wav2Lip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep = Copied.__init__
+    monkeypatch.setattr(Copied, "__init__", lambda self, *given: keep(self, *given[:-1], ()))
+    with cuda, pytest.raises(EngineError, match="is freed while"):
+        like_cuda(model, graphs=False).generate(*arguments(38))
 
 
 def test_a_graph_that_is_not_launched_answers_with_garbage(cuda: RehearsedCuda, model: Wav2Lip) -> None:

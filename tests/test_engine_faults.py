@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lipsync.engine.engine import SWITCH_AFTER_CALLS
 from lipsync.engine.frames import Frames
@@ -60,10 +61,11 @@ def like(kind: type[Wav2Lip], model: Wav2Lip) -> Wav2Lip:
         lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."),
         lambda: RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
         lambda: RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"),
+        lambda: RuntimeError("GET was unable to find an engine to execute this computation"),
         MemoryError,
         lambda: while_recording(),
     ],
-    ids=["cuda allocator", "cpu allocator", "cublas", "python", "while a graph is recorded"],
+    ids=["cuda allocator", "cpu allocator", "cublas", "cudnn", "python", "while a graph is recorded"],
 )
 def test_out_of_memory_halves_the_batch_and_loses_no_frame(
     error: Callable[[], Exception],
@@ -234,6 +236,18 @@ def test_frames_that_no_format_can_draw_are_no_reason_to_switch(
     assert engine.info.precision == "fp16" and engine.counts.rescued_calls == 0
 
 
+def test_logits_that_overflow_are_drawn_again_although_a_sigmoid_would_hide_them(model: Wav2Lip) -> None:
+    bright = copy.deepcopy(model)
+    last = cast(nn.Conv2d, bright.output_block[1])
+    assert last.bias is not None
+    with torch.no_grad():
+        last.bias[2] = 7e4  # more than fp16 holds
+    engine = make(bright, precision="fp16")
+    drawn = engine.generate(*arguments(3))
+    assert (drawn[..., 2] == 255).all() and drawn[..., :2].std() > 10
+    assert engine.counts.redone == 3
+
+
 # Several batches under way, as a device that computes by itself has them.
 
 
@@ -312,3 +326,26 @@ def test_a_device_that_fails_while_it_computes_is_seen_when_its_batch_is_collect
     with pytest.raises(EngineError, match="failed before"):
         engine.generate(*arguments(3))
     assert len(late.log) == 5, "and it is left alone"
+
+
+def test_a_device_that_fails_while_frames_are_made_ready_is_not_healthy(late: LateRunner, model: Wav2Lip) -> None:
+    def empty(shape: tuple[int, ...], dtype: Any) -> Any:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    engine = make(model)
+    parts = [engine.check(*arguments(3))]
+    late.empty = empty  # type: ignore[method-assign]  # pinned memory asks the device
+    with pytest.raises(EngineError, match="Start a new process"):
+        engine.stage(parts)
+    assert not engine.healthy
+
+
+def test_no_room_to_stage_in_is_no_fault(late: LateRunner, model: Wav2Lip) -> None:
+    def stage(frames: Frames) -> Frames:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    late.stage = stage  # type: ignore[method-assign]
+    engine = make(model)
+    given = arguments(6)
+    assert np.array_equal(engine.draw(engine.stage([engine.check(*given)])), engine.generate(*given))
+    assert engine.healthy

@@ -17,6 +17,8 @@ FRAMES = 40
 LEAST_SPREAD = 20.0
 LEVELS = 1
 SHARE = 0.003
+SHARE_OF_ANOTHER_CHIP = 0.02
+"""Other algorithms on another chip: as near, to the level, but truncation shows more of it."""
 HALF_PRECISION_DB = 40.0
 """With seeded weights, which amplify rounding; trained ones are asked for more, below."""
 TRAINED_HALF_PRECISION_DB = 45.0
@@ -31,7 +33,9 @@ def check(*, device: str, checkpoint: str, is_trained: bool) -> dict[str, Any]:
     found: dict[str, Any] = {"folded on the CPU": _near(folded, plain)}
     found["not degenerate"] = _alive(Engine(model, device="cpu"), plain)
     if torch.device(device).type == "cuda":
-        found["plain on the device"] = _near(Engine(model, device=device, exact=True).generate(*given), plain)
+        found["plain on the device"] = _near(
+            Engine(model, device=device, exact=True).generate(*given), plain, share=SHARE_OF_ANOTHER_CHIP
+        )
         least_db = TRAINED_HALF_PRECISION_DB if is_trained else HALF_PRECISION_DB
         half = Engine(model, device=device, precision="fp16", batch_size=64, buckets=[64])
         quality = compare(half.generate(*given), plain)
@@ -43,9 +47,9 @@ def check(*, device: str, checkpoint: str, is_trained: bool) -> dict[str, Any]:
     return {"holds": all(one["holds"] for one in found.values()), "found": found}
 
 
-def _near(drawn: U8, plain: U8) -> dict[str, Any]:
+def _near(drawn: U8, plain: U8, *, share: float = SHARE) -> dict[str, Any]:
     quality = compare(drawn, plain)
-    holds = quality["largest_difference"] <= LEVELS and quality["share_different"] <= SHARE
+    holds = quality["largest_difference"] <= LEVELS and quality["share_different"] <= share
     return quality | {"holds": holds}
 
 

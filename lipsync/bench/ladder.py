@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lipsync.bench.row import Order
-from lipsync.bench.rows import Row, in_order_of_running, rows_for
+from lipsync.bench.rows import FIRST_START, SECOND_START, Row, in_order_of_running, rows_for
 from lipsync.bench.table import with_shares
 from lipsync.engine.device import choose_device
 from lipsync.errors import EngineError, InvalidOption
@@ -109,6 +109,8 @@ class Ladder:
             **self._what,
         )
         known = {row["name"]: row for row in self._kept.get("rows", []) if "not_measured" not in row}
+        if SECOND_START not in known:
+            known.pop(FIRST_START, None)  # the folder that it filled is gone
         running = [row for row in in_order_of_running(self._device.type) if row.name not in known]
         if running:
             self._needed("row", asdict(order))
@@ -116,6 +118,9 @@ class Ladder:
         for row in running:
             if self._settings.only not in row.name:
                 found[row.name] = {"not_measured": "not asked for"}
+                continue
+            if row.name == SECOND_START and "not_measured" in found.get(FIRST_START, {"not_measured": ""}):
+                found[row.name] = self._left_out(row.name, "there was no first start to its end")
                 continue
             whole = -(-self._frames // row.batch) * row.batch  # no row is to spend its time on padding
             found[row.name] = self._part("row", asdict(replace(order, row=row, frames=whole, started_s=time.time())))

@@ -32,7 +32,7 @@ def machine_facts(device: torch.device) -> dict[str, Any]:
             "multiprocessors": about.multi_processor_count,
             "cuda": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
-            "as_found": _nvidia_smi(),
+            "as_found": _nvidia_smi(f"GPU-{about.uuid}"),
         }
     return facts
 
@@ -42,9 +42,9 @@ def _processor() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown processor")
 
 
-def _nvidia_smi() -> dict[str, str] | str:
+def _nvidia_smi(card: str) -> dict[str, str] | str:
     """Driver, clocks and limits as they are; nothing is set."""
-    command = ["nvidia-smi", f"--query-gpu={_ASKED}", "--format=csv,noheader"]
+    command = ["nvidia-smi", f"--id={card}", f"--query-gpu={_ASKED}", "--format=csv,noheader"]
     try:
         said = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
     except (OSError, subprocess.SubprocessError) as error:

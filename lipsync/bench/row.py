@@ -60,29 +60,41 @@ def measure(order: Order) -> dict[str, Any]:
     engine = open_engine(order, load_generator(order.checkpoint))
     made_s = time.time() - order.started_s - imported_s
     engine.warm_up()
-    start = {
+    start: dict[str, Any] = {
         "start_s": round(time.time() - order.started_s, 2),
         "of_it_importing_s": round(imported_s, 2),
         "of_it_loading_s": round(made_s, 2),
         "of_it_warming_s": {str(bucket): round(spent, 2) for bucket, spent in engine.warm_up_s.items()},
     }
+    if row.compile:
+        start |= compiled_graphs()
     given = made_up(order.frames)
     if row.exact:
         np.save(order.reference, _draw(engine, first_of(given, order.compared)))
         return start
-    if on_cuda:
-        starting_bytes = torch.cuda.max_memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
+    device = torch.device(engine.info.device)
+    starting = {"device_peak_while_starting_gb": _peak_gb(device)} if on_cuda else {}
     patches, timed = _timed(engine, row, given, order.runs)
     memory: dict[str, Any] = {"process_peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024}
     if on_cuda:
-        memory = {
-            "device_peak_gb": round(torch.cuda.max_memory_allocated() / 1e9, 3),
-            "device_reserved_gb": round(torch.cuda.max_memory_reserved() / 1e9, 3),
-            "device_peak_while_starting_gb": round(starting_bytes / 1e9, 3),
-        }
+        memory = starting | {"device_peak_gb": _peak_gb(device)}
     quality = compare(patches[: order.compared], np.load(order.reference))
     return start | timed | memory | quality | {"notes": list(engine.notes), "frames": order.frames}
+
+
+def compiled_graphs() -> dict[str, int]:
+    """How many of the engine's shapes torch compiled in this process, and how many it found compiled on disk."""
+    found = torch._dynamo.utils.counters["inductor"]
+    return {"compiled_now": found["fxgraph_cache_miss"], "compiled_before": found["fxgraph_cache_hit"]}
+
+
+def _peak_gb(device: torch.device) -> float:
+    """The most that torch held since it was last asked. Held, not used: a recorded graph's maps lie in a pool of its
+    own, and launching it uses no more."""
+    peak = torch.cuda.max_memory_reserved(device)
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    return round(peak / 1e9, 3)
 
 
 def open_engine(order: Order, model: Wav2Lip) -> Engine:

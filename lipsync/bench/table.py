@@ -64,13 +64,19 @@ def ladder_cells(rows: list[Result]) -> Iterator[Cells]:
             f"{row['times_first']}",
             f"{row['mean_s']}",
             f"{row['sd_s']}",
-            f"{row['start_s']}",
+            start(row),
             f"{row['device_peak_gb']} GB" if "device_peak_gb" in row else f"{row['process_peak_mb']} MB",
             "equal" if row["largest_difference"] == 0 else f"{row['psnr_db']}",
             f"{row['largest_difference']}",
             f"{row['of_matmul_percent']} %" if "of_matmul_percent" in row else "–",
             f"{row['of_copy_percent']} %" if "of_copy_percent" in row else "–",
         )
+
+
+def start(row: Result) -> str:
+    """Seconds, and how much of it torch had compiled in an earlier row."""
+    kernels = ("compiled_now" in row and f" ({row['compiled_now']} compiled, {row['compiled_before']} found)") or ""
+    return f"{row['start_s']}{kernels}"
 
 
 def where(result: Result) -> str:

@@ -17,7 +17,7 @@ from lipsync.engine.buckets import next_batch
 from lipsync.engine.device import DTYPES, MatmulPrecision, arithmetic, is_out_of_memory
 from lipsync.engine.frames import Frames, join
 from lipsync.engine.info import EngineInfo, Tally
-from lipsync.engine.network import Network, for_many_shapes, is_compile_failure
+from lipsync.engine.network import Network, is_compile_failure, while_compiling
 from lipsync.engine.runner import Pending, Run, Runner
 from lipsync.errors import DeviceOutOfMemory, EngineError
 from lipsync.model.wav2lip import FACE_SIDE
@@ -39,6 +39,7 @@ class Batches:
         self._runs: dict[tuple[Precision, int], Run] = {}
         self._compiled: Run | None = network.compiled(info.precision) if info.compiled else None
         self._ceilings: dict[Precision, int] = dict.fromkeys(DTYPES, info.batch_size)
+        self._buckets: dict[Precision, tuple[int, ...]] = dict.fromkeys(DTYPES, info.buckets)
         self.notes: list[str] = []
         self.fault: str | None = None
 
@@ -58,9 +59,8 @@ class Batches:
 
     def stage(self, parts: Sequence[Frames]) -> Frames:
         """The parts in a row, on their way to the device if there is room. Raises EngineError."""
-        frames = join(parts, empty=self._runner.empty)
-        staged = self._attempt(lambda: self._runner.stage(frames))
-        return frames if staged is None else staged
+        staged = self._attempt(lambda: self._runner.stage(join(parts, empty=self._runner.empty)))
+        return join(parts) if staged is None else staged
 
     def draw(self, frames: Frames, precision: Precision) -> tuple[U8, Bool]:
         """Patches and which of them are finite; a batch that does not fit is halved, and that is remembered.
@@ -90,12 +90,12 @@ class Batches:
     def _begin_next(self, frames: Frames, done: int, precision: Precision) -> tuple[Pending, int] | None:
         """The next batch and its frames, or None where it did not fit and has to be tried again, smaller."""
         with self._lock:
-            waiting = len(frames) - done
-            count, bucket = next_batch(waiting, self._info.buckets, ceiling=self._ceilings[precision])
+            waiting, buckets = len(frames) - done, self._buckets[precision]
+            count, bucket = next_batch(waiting, buckets, ceiling=self._ceilings[precision])
             batch = frames if count == len(frames) else frames.take(slice(done, done + count))
             pending = self._attempt(lambda: self._begin(batch, bucket, precision))
             if pending is None:
-                self._halve(bucket, precision)
+                self._make_room(bucket, precision)
                 return None
         self._tally.add(batches=1, padding=bucket - count)
         return pending, count
@@ -110,7 +110,7 @@ class Batches:
     def _prepare(self, bucket: int, precision: Precision) -> Run:
         if self._compiled is not None and precision == self._info.precision:
             try:
-                with for_many_shapes():
+                with while_compiling(self._device):
                     return self._runner.prepare(self._compiled, bucket, rehearse=True)
             except RuntimeError as error:
                 if not is_compile_failure(error) or is_out_of_memory(error):
@@ -132,7 +132,7 @@ class Batches:
             raise EngineError(f"the device failed before ({self.fault}). Start a new process.")
         try:
             return work()
-        except (RuntimeError, MemoryError) as error:
+        except Exception as error:
             if is_out_of_memory(error):
                 return None  # out of the handler first: the error's traceback holds the tensors that fill the memory
             raise self._fail(error) from error
@@ -141,9 +141,15 @@ class Batches:
         self.fault = f"{type(error).__name__}: {_first_line(error)}"
         return EngineError(f"the generator failed on {self._info.device}: {self.fault}. Start a new process.")
 
-    def _halve(self, bucket: int, precision: Precision) -> None:
+    def _make_room(self, bucket: int, precision: Precision) -> None:
+        """The bucket did not fit: do without it where a larger one is ready, else halve the batch."""
         self._tally.add(out_of_memory=1)
-        self._runner.release()
+        ready = {size for used, size in self._runs if used == precision}
+        if bucket not in ready and any(size > bucket for size in ready):
+            self._buckets[precision] = tuple(size for size in self._buckets[precision] if size != bucket)
+            self.note(f"batches of {bucket} in {precision} are padded to the next size: memory does not hold both.")
+            return
+        self._attempt(lambda: self._runner.release(self._runs))
         if bucket == 1:
             raise DeviceOutOfMemory(
                 f"one frame alone does not fit into the memory of {self._info.device}. "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -44,6 +45,7 @@ class CudaRunner:
             self._inward = _stream() if self.in_flight > 1 else self._compute
             self._outward = _stream() if self.in_flight > 1 else self._compute
             self._pool = torch.cuda.graph_pool_handle() if self._graphs else None
+        self._under_way: list[Copied] = []
 
     def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         """Pinned: only such memory is copied while the device computes. torch keeps it for the next batch."""
@@ -70,27 +72,27 @@ class CudaRunner:
                 blank = blank_batch(bucket, self._device)
                 for _ in range(REHEARSALS if self._graphs else 1):
                     run(*blank)
-            self._compute.synchronize()
-            return Graph(run, blank, stream=self._compute, pool=self._pool) if self._graphs else run
+                self._compute.synchronize()
+                return Graph(run, blank, stream=self._compute, pool=self._pool) if self._graphs else run
 
     def begin(self, frames: Frames, bucket: int, run: Run) -> Pending:
         batch = frames if frames.on_device is not None else self.stage(frames)
         given = batch.on_device
         assert given is not None
         index, starts = self._indexes(batch.padded(bucket))
+        self._under_way = [one for one in self._under_way if not one.has_arrived()]
         with torch.inference_mode(), torch.cuda.device(self._device):
             with torch.cuda.stream(self._compute):
                 self._compute.wait_event(given.ready)
-                # WHY: made on another stream: else their memory could be given away while this one still reads it
-                given.crops.record_stream(self._compute)
-                given.mel.record_stream(self._compute)
                 index_there, starts_there = self._copy_in(index), self._copy_in(starts)
                 patches, finite = run(given.crops.index_select(0, index_there), gather_windows(given.mel, starts_there))
                 computed = self._compute.record_event()
             with torch.cuda.stream(self._outward):
                 self._outward.wait_event(computed)
                 answer = self._copy_out(patches), self._copy_out(finite)
-                return Copied(len(frames), *answer, self._outward.record_event(), (batch, index, starts))
+                arrived = self._outward.record_event(_event())
+            self._under_way.append(Copied(len(frames), *answer, arrived, (batch, index, starts, patches, finite)))
+            return self._under_way[-1]
 
     def _indexes(self, padded: Frames) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         index, starts = (self.empty(one.shape, one.dtype) for one in (padded.crop_index, padded.mel_starts))
@@ -98,16 +100,25 @@ class CudaRunner:
         return index, starts
 
     def _copy_out(self, made: Tensor) -> Tensor:
-        made.record_stream(self._outward)
         there = self._host(tuple(made.shape), made.dtype)
         return there.copy_(made, non_blocking=True)
 
-    def release(self) -> None:
-        torch.cuda.empty_cache()
+    def release(self, runs: MutableMapping[Any, Run]) -> None:
+        with torch.cuda.device(self._device):
+            for stream in (self._inward, self._compute, self._outward):
+                stream.synchronize()
+            self._under_way.clear()
+            runs.clear()  # a pool lives as long as any graph that was recorded into it
+            self._pool = torch.cuda.graph_pool_handle() if self._graphs else None
+            torch.cuda.empty_cache()
 
 
 def _stream() -> torch.cuda.Stream:
     return torch.cuda.Stream()  # type: ignore[no-untyped-call]
+
+
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # else waiting takes a whole core
 
 
 class Graph:
@@ -115,6 +126,7 @@ class Graph:
 
     def __init__(self, run: Run, blank: tuple[Tensor, Tensor], *, stream: torch.cuda.Stream, pool: Any) -> None:
         self._crops, self._windows = blank
+        self._run = run  # WHY: its weights' addresses are in the recording, which does not keep them
         self._graph = torch.cuda.CUDAGraph()
         # WHY: thread_local, because other threads go on allocating while a bucket is recorded late
         with torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
@@ -128,13 +140,20 @@ class Graph:
 
 
 class Copied:
-    """A batch under way: its answer lies in the host's memory once the event has passed."""
+    """A batch under way: its answer lies in the host's memory once the event has passed.
+
+    What the streams read is kept until then, also where nobody collects it. Telling the allocator of the streams
+    instead (``record_stream``) would end the process where the device is poisoned: it asks the device on freeing.
+    """
 
     def __init__(
         self, count: int, patches: Tensor, finite: Tensor, arrived: torch.cuda.Event, read_from: tuple[Any, ...]
     ) -> None:
         self._count, self._patches, self._finite, self._arrived = count, patches, finite, arrived
-        self._read_from = read_from  # kept until then
+        self._read_from = read_from
+
+    def has_arrived(self) -> bool:
+        return bool(self._arrived.query())  # type: ignore[no-untyped-call]
 
     def collect(self) -> tuple[U8, Bool]:
         self._arrived.synchronize()

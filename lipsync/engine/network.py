@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from lipsync.engine.device import DTYPES
 from lipsync.engine.info import Techniques
@@ -25,6 +27,7 @@ class Network:
 
     def __init__(self, model: Wav2Lip, *, device: torch.device, techniques: Techniques, batch_size: int) -> None:
         self._model = fold(model) if techniques.folded else copy.deepcopy(model).eval()
+        self._model.output_block[2] = TellingSigmoid()
         self._device, self._batch_size = device, batch_size
         self._channels_last = techniques.channels_last
         self._packed = techniques.packed and techniques.folded and techniques.channels_last and device.type == "cpu"
@@ -42,9 +45,9 @@ class Network:
     def compiled(self, precision: Precision) -> Run:
         """Compiled for each shape when it is first run at it."""
         # Not mode="max-autotune": the graphs that it would record belong to one thread and to torch's own bookkeeping.
-        options: dict[str, Any] = {"freezing": True}
-        if self._device.type == "cuda":
-            options = {"max_autotune": True, "coordinate_descent_tuning": True}
+        options: dict[str, Any] = (
+            {"max_autotune": True, "coordinate_descent_tuning": True} if self._device.type == "cuda" else {}
+        )
         step = self._step(self._laid_out(precision), DTYPES[precision])  # not packed: the compiler does that itself
         run: Run = torch.compile(step, dynamic=False, options=options)
         return run
@@ -61,10 +64,26 @@ class Network:
         return Step(model, device=self._device, dtype=dtype, channels_last=self._channels_last)
 
 
-def for_many_shapes() -> AbstractContextManager[None]:
-    """Inside, torch compiles one network for as many shapes as there are buckets; else it stops at eight in silence."""
-    patched: AbstractContextManager[None] = torch._dynamo.config.patch(recompile_limit=_SHAPES)
-    return patched
+class TellingSigmoid(nn.Module):
+    """The sigmoid, but NaN where the logit is infinite: that is an overflow on the way, which 0 or 1 would hide."""
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return logits.sigmoid().masked_fill(logits.isinf(), torch.nan)
+
+
+@contextmanager
+def while_compiling(device: torch.device) -> Iterator[None]:
+    """Around the first run at each shape, when torch compiles.
+
+    It compiles one network for as many shapes as there are buckets; else it stops at eight in silence. For a CPU the
+    weights are frozen: torch looks at that switch while it traces, when the options of ``torch.compile`` are not yet in
+    force, and without it leaves convolutions as they are.
+    """
+    from torch._inductor import config
+
+    freezing = config.patch(freezing=device.type == "cpu")
+    with torch._dynamo.config.patch(recompile_limit=_SHAPES), freezing:
+        yield
 
 
 def is_compile_failure(error: BaseException) -> bool:

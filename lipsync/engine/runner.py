@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -50,8 +50,8 @@ class Runner(Protocol):
         """Start on packed frames, padded to the bucket by repeating the last."""
         ...
 
-    def release(self) -> None:
-        """Give back the memory that is kept for later, after something did not fit."""
+    def release(self, runs: MutableMapping[Any, Run]) -> None:
+        """Give back the memory kept for later, and these runs with what they hold, after something did not fit."""
         ...
 
 
@@ -78,8 +78,8 @@ class CpuRunner:
         patches, finite = run(crops[index], gather_windows(mel, starts))
         return Done(patches[: len(frames)].numpy(), finite[: len(frames)].numpy())
 
-    def release(self) -> None:
-        pass
+    def release(self, runs: MutableMapping[Any, Run]) -> None:
+        runs.clear()
 
 
 class Done:
