@@ -62,8 +62,8 @@ bench: $(STAMP)               ## measure, and write docs/benchmarks.json and doc
 bench-gpu:                    ## check and measure the engine on a CUDA device: 8 minutes at most
 	$(PYTHON) -m lipsync.bench --device cuda --minutes 7.5 --output docs/benchmarks $(BENCH_ARGS)
 
-clean:
-	rm -rf $(VENV) build dist *.egg-info demo.mp4 demo.png
+clean:                        ## remove what installing and the demo made; what demo-model made stays in build/demo
+	rm -rf $(VENV) build/lib build/bdist.* dist *.egg-info demo.mp4 demo.png
 
 # TORCH_INDEX chooses the build of torch: unset is PyPI's, gigabytes of CUDA on Linux; the CPU build is enough here and
 # far smaller (README). An installed one of the right version is kept.

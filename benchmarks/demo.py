@@ -12,7 +12,7 @@ from pathlib import Path
 from resource import RUSAGE_CHILDREN, getrusage
 from typing import Any
 
-from lipsync.packaged import demo_face, demo_generator, demo_voice
+from lipsync.packaged import demo_face, demo_voice
 from lipsync.pipeline import Report
 from lipsync.service import LipsyncService
 from lipsync.weights import default_checkpoint
@@ -42,7 +42,7 @@ def command() -> dict[str, Any]:
 
 def warm() -> dict[str, Any]:
     """The same request in a process that is warm."""
-    with LipsyncService(demo_generator()) as service:
+    with LipsyncService() as service:
         for _ in service.stream(demo_face(), demo_voice()):
             break
         report, cpu = Report(), time.process_time()

@@ -1,17 +1,9 @@
-"""What the package itself carries: a face, a voice, and the generator to show them with."""
+"""What the package itself carries beside its generator: a face, and a voice with the words that it says."""
 
 from __future__ import annotations
 
+import json
 from importlib.resources import files
-from typing import TYPE_CHECKING
-
-from lipsync.weights import default_checkpoint
-
-if TYPE_CHECKING:
-    from lipsync.model.wav2lip import Wav2Lip
-
-STAND_IN_SEED = 0
-
 
 DEMO_HEAD = (440, 130, 840, 530)
 """Where the head is in ``demo_face``: x1 y1 x2 y2."""
@@ -27,10 +19,7 @@ def demo_voice() -> bytes:
     return (files("lipsync") / "assets" / "voice.wav").read_bytes()
 
 
-def demo_generator() -> Wav2Lip | None:
-    """None where a trained generator is packaged; else a seeded stand-in, which draws noise in time with the voice."""
-    if default_checkpoint() is not None:
-        return None
-    from lipsync.model.seeded import seeded_generator
-
-    return seeded_generator(STAND_IN_SEED)
+def demo_words() -> list[tuple[float, str]]:
+    """When each word of ``demo_voice`` begins, in seconds, and the word."""
+    said = json.loads((files("lipsync") / "assets" / "voice_words.json").read_text())
+    return [(word["start_s"], word["text"]) for word in said]

@@ -174,7 +174,15 @@ def test_what_people_are_told_machines_get_as_json(folder):
 def test_demo_prints_json_for_machines(folder):
     done = lipsync(folder, "demo", "-o", "demo.mp4", "--device", "cpu", "--json")
     assert done.returncode == 0 and done.stderr == "", done.stderr
-    assert json.loads(done.stdout)["output"] == "demo.mp4" and (folder / "demo.mp4").exists()
+    told = json.loads(done.stdout)
+    assert told["output"] == "demo.mp4" and (folder / "demo.mp4").exists()
+    assert told["checkpoint"] == "packaged default, generator.safetensors"
+
+
+def test_run_without_a_checkpoint_says_that_it_is_the_packaged_one(folder):
+    done = lipsync(folder, "run", "face.jpg", "voice.wav", "-o", "default.mp4", "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    assert "packaged default, generator.safetensors" in done.stderr
 
 
 def test_detect_writes_boxes_that_run_reads(folder):

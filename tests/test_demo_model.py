@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import wave
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
 import numpy as np
 import pytest
 
-from lipsync.demo.card import measured_table
+from lipsync.demo.card import made_table, measured_table
 from lipsync.demo.measures import correlation, lag
 from lipsync.demo.reading import Reader
 from lipsync.engine import Engine
@@ -83,13 +85,13 @@ def drawn(service: LipsyncService, crop: np.ndarray, spoken: Spoken) -> np.ndarr
     return draw(service.engine, crop, spoken.wav)
 
 
-def test_the_package_carries_a_generator_small_enough_and_says_what_everything_is():
+def test_the_package_carries_a_generator_small_enough_and_says_what_everything_is_and_whose():
     assert default_checkpoint() == ASSETS / "generator.safetensors"
     files = [path for path in ASSETS.iterdir() if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 12 * 2**20
-    readme = (ASSETS / "README.md").read_text()
+    readme, notice = (ASSETS / "README.md").read_text(), (ROOT / "NOTICE").read_text()
     for path in files:
-        assert path.name == "README.md" or f"`{path.name}`" in readme, path
+        assert path.name == "README.md" or (f"`{path.name}`" in readme and path.name in notice), path
 
 
 def test_the_mouth_follows_a_sentence_and_a_voice_never_heard_in_training(drawn: np.ndarray, spoken: Spoken):
@@ -134,9 +136,29 @@ def test_the_packaged_voices_open_and_shut_the_mouth(
     assert np.quantile(jaw, 0.10) < 0.10
 
 
-def test_the_model_card_says_what_the_evaluation_measured():
-    report = json.loads((ROOT / "docs" / "benchmarks" / "demo_model.json").read_text())
-    assert measured_table(report) in (ROOT / "docs" / "model_card.md").read_text()
+@pytest.fixture(scope="module")
+def report() -> dict[str, Any]:
+    return dict(json.loads((ROOT / "docs" / "benchmarks" / "demo_model.json").read_text()))
+
+
+def test_the_model_card_says_what_the_evaluation_measured(report: dict[str, Any]):
+    card = (ROOT / "docs" / "model_card.md").read_text()
+    assert measured_table(report) in card and made_table(report) in card
+    assert report["made"]["sha256"] == hashlib.sha256((ASSETS / "generator.safetensors").read_bytes()).hexdigest()
+
+
+def test_the_evaluation_found_what_was_wished_for(report: dict[str, Any]):
+    shipped, unknown = report["shipped_faces"], report["unknown_faces"]
+    assert shipped["jawOpen"] >= max(0.88, shipped["jawOpen_ear"] - 0.03)
+    assert 0.85 <= shipped["amplitude"] <= 1.15
+    assert shipped["lag_0_share"] >= 0.95
+    assert min(shipped["mouthFunnel"], shipped["mouthPucker"]) >= 0.65
+    assert min(shipped["shut_in_silence"], shipped["shut_on_pbm"]) >= 0.9
+    assert shipped["psnr_outside_db"] >= 36
+    assert unknown["jawOpen"] >= 0.75 and unknown["lag_0_share"] >= 0.9
+    assert len(report["recorded_speech"]) == 3
+    for spoken in report["recorded_speech"].values():
+        assert spoken["energy_correlation"] >= 0.4 and abs(spoken["shuffled"]) <= 0.15
 
 
 @pytest.mark.parametrize("path", FACES, ids=lambda path: path.stem)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import ctypes.util
+import json
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lipsync.demo.__main__ import note_time, read_times
-from lipsync.demo.corpus import make_corpus
+from lipsync.demo.__main__ import keep_recipe, note_time, read_times
+from lipsync.demo.card import write_card
+from lipsync.demo.corpus import held_out_utterances, make_corpus
 from lipsync.demo.parts import write_parts
 
 
@@ -39,6 +41,43 @@ def test_what_the_synthesiser_said_before_does_not_change_a_part(tmp_path: Path)
     alone = dict(np.load(second))
     assert set(alone) == {"mel", "track", "starts"}
     assert all(np.array_equal(alone[name], after_the_first[name]) for name in alone)
+
+
+def test_what_is_measured_on_is_the_same_whatever_was_said_before():
+    if ctypes.util.find_library("espeak-ng") is None:
+        pytest.skip("espeak-ng is not installed")
+    first, again = held_out_utterances(), held_out_utterances()
+    assert len(first) == 12
+    assert all(
+        np.array_equal(a.mel, b.mel) and np.array_equal(a.track, b.track) for a, b in zip(first, again, strict=True)
+    )
+
+
+def test_a_folder_goes_on_with_the_recipe_that_it_was_begun_with(tmp_path: Path):
+    recipe = tmp_path / "new" / "recipe.json"
+    assert keep_recipe(recipe, {"utterances": "8000", "drawing_steps": "5"}) is None
+    assert keep_recipe(recipe, {"utterances": "8000", "drawing_steps": "5"}) is None
+    refusal = keep_recipe(recipe, {"utterances": "8000", "drawing_steps": "9"})
+    assert refusal is not None and "begun with --drawing-steps 5" in refusal and "--utterances" not in refusal
+
+
+def test_the_card_says_what_was_not_measured_and_is_left_alone_without_its_marks(tmp_path: Path):
+    report = json.loads((Path(__file__).parents[1] / "docs" / "benchmarks" / "demo_model.json").read_text())
+    report["recorded_speech"], report["made"]["s"] = {}, {"speech": 90.0, "hearing": 630.0}
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    card = tmp_path / "card.md"
+    card.write_text("a card without marks")
+    with pytest.raises(ValueError, match="no place for a table"):
+        write_card(card, tmp_path / "report.json")
+    assert card.read_text() == "a card without marks"
+    marks = [f"<!-- {name}: {end} -->" for name in ("made", "measured") for end in ("begin", "end")]
+    card.write_text("\n".join(["# Card", *marks, "the end"]))
+    write_card(card, tmp_path / "report.json")
+    written = card.read_text()
+    assert "| speech | 1.5 |" in written and "| frames | not timed |" in written and "| in all | 12 |" in written
+    assert "no recording was given" in written and written.endswith("the end")
+    write_card(card, tmp_path / "report.json")
+    assert card.read_text() == written
 
 
 def test_a_step_that_was_left_and_gone_on_with_counts_both_times(tmp_path: Path):

@@ -216,9 +216,25 @@ def test_the_command_line_keeps_time_with_a_face_that_it_finds_itself(spoken: Sp
     assert agreement.holds(Fraction(25)), agreement
 
 
-def test_the_http_endpoint_keeps_time(service: LipsyncService, spoken: Spoken, tmp_path: Path):
-    """The served application's own classes, its Generator the packaged one, behind handles that call in this process."""
-    case = CASES[0]
+@pytest.mark.parametrize("case", CASES[:5], ids=str)
+def test_the_command_line_keeps_time_in_every_mode(spoken: Spoken, case: Case, tmp_path: Path):
+    face, voice, output = tmp_path / "face.mp4", tmp_path / "voice.wav", tmp_path / "out.mp4"
+    face.write_bytes(film(case))
+    voice.write_bytes(spoken.wav)
+    command = [sys.executable, "-m", "lipsync", "run", str(face), str(voice), "-o", str(output), "--device", "cpu"]
+    subprocess.run([*command, "--sync-mode", case.mode, "--preset", "ultrafast"], check=True, timeout=120)
+    pictures, times_s, _ = play(output)
+    assert [number_of(picture) for picture in pictures] == list(case.shown(len(pictures)))
+    agreement = Agreement.of(spoken, spoken.read(pictures, spoken.box), times_s)
+    assert agreement.holds(case.fps), agreement
+
+
+@pytest.mark.parametrize("case", CASES[:5], ids=str)
+def test_the_http_endpoint_keeps_time_in_every_mode(
+    service: LipsyncService, spoken: Spoken, case: Case, tmp_path: Path
+):
+    """The served application's own Preprocessor and Renderer with the service's engine behind a batcher, as a Generator
+    has it, and handles that call in this process."""
     settings = Settings.model_validate({"auth": {"mode": "off"}, "spool": {"folder": str(tmp_path)}})
     preprocessor = Preprocessor(settings)
     batcher = FrameBatcher(service.engine)

@@ -102,6 +102,12 @@ async def test_a_thread_that_never_comes_back_ends_its_process_once_no_request_c
     replica._stages.close()
 
 
+def test_a_generator_without_a_checkpoint_draws_with_the_packaged_one_and_says_so():
+    engine, note = Generator.load(object.__new__(Generator), SETTINGS, "cpu")
+    assert note == "packaged default, generator.safetensors"
+    assert engine.info.parameters < 6_000_000, "the published one has 36 million"
+
+
 async def test_a_model_is_described_as_the_api_says(generator):
     content = describe(SETTINGS)["/v1/models"]["responses"][200]["content"]["application/json"]
     jsonschema.validate({"models": [await generator.describe()]}, content["schema"])

@@ -20,22 +20,15 @@ def command(
 ) -> None:
     """Make the packaged face speak the packaged sentence: a first run that needs no files of yours."""
     from lipsync.media.contact_sheet import write_contact_sheet
-    from lipsync.packaged import DEMO_HEAD, demo_face, demo_generator, demo_voice
+    from lipsync.packaged import DEMO_HEAD, demo_face, demo_voice, demo_words
     from lipsync.service import LipsyncService
 
     say = Console(stderr=True, quiet=as_json, soft_wrap=True).print
-    generator = demo_generator()
-    if generator is not None:
-        say(
-            "[bold yellow]This demo runs on seeded random weights: no trained generator is packaged yet.[/]\n"
-            "The mouth will show noise in time with the voice, not speech. For real faces bring the published Wav2Lip\n"
-            "checkpoint: lipsync run FACE VOICE --checkpoint wav2lip_gan.pth",
-        )
-    with LipsyncService(generator, device) as service, ProgressBar(quiet=as_json) as bar:
+    with LipsyncService(device=device) as service, ProgressBar(quiet=as_json) as bar:
         say(f"checkpoint: {service.checkpoint_note}", highlight=False)
         stats = service.process(demo_face(), demo_voice(), output, progress=bar)
     if sheet is not None:
-        write_contact_sheet(output, sheet, columns=8, tile_width=200, part=DEMO_HEAD)
+        write_contact_sheet(output, sheet, columns=8, tile_width=200, part=DEMO_HEAD, captions=demo_words())
     report(output, service.checkpoint_note, stats, as_json=as_json)
     if sheet is not None:
         say(f"[bold]{escape(str(sheet))}[/]: a contact sheet of it", highlight=False)

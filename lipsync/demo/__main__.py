@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import logging
+import sys
 import time
 from pathlib import Path
 
 import torch
 
-TIMES = "times.json"
+TIMES, RECIPE = "times.json", "recipe.json"
+SHAPES = ("utterances", "hearing_steps", "frame_parts", "drawing_steps", "drawing_rate", "begin")
+"""The options that decide what is made."""
 STEPS = ("media", "speech", "hearing", "frames", "drawing", "export", "evaluate", "card", "truth")
 log = logging.getLogger(__name__)
 
 
-def main() -> None:
-    """Run the named steps, or all of them in order; every step goes on where it was left."""
+def main() -> int:
+    """Run the named steps, or all of them in order; every step goes on where it was left. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m lipsync.demo", description=__doc__)
     parser.add_argument("steps", nargs="*", help=f"of {', '.join(STEPS)}; all of them when none is named")
     parser.add_argument("--folder", type=Path, default=Path("build/demo"), help="where data and checkpoints are kept")
@@ -38,24 +42,47 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := set(options.steps) - set(STEPS):
         parser.error(f"there is no step {', '.join(sorted(unknown))}; there are {', '.join(STEPS)}.")
+    if refusal := keep_recipe(options.folder / RECIPE, {name: str(getattr(options, name)) for name in SHAPES}):
+        parser.error(refusal)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(options.threads)
     for step in options.steps or STEPS:
         began = time.monotonic()
         try:
             run(step, options)
+        except KeyboardInterrupt:
+            log.info("interrupted in %s: the same command goes on from here", step)
+            return 130
         finally:  # also of what Ctrl-C ended: it goes on from there
             taken = note_time(options.folder / TIMES, step, time.monotonic() - began)
         log.info("%s: done, %.0f s", step, taken)
     log.info("in all %.0f min", sum(read_times(options.folder / TIMES).values()) / 60)
+    return 0
+
+
+def keep_recipe(path: Path, recipe: dict[str, str]) -> str | None:
+    """Write down what is to be made; why not, where something else was begun there."""
+    begun = json.loads(path.read_text()) if path.exists() else recipe
+    other = [f"--{name.replace('_', '-')} {begun[name]}" for name in recipe if begun[name] != recipe[name]]
+    if other:
+        return f"{path.parent} was begun with {', '.join(other)}: say the same, or name another --folder."
+    write_whole(path, json.dumps(recipe, indent=1) + "\n")
+    return None
+
+
+def write_whole(path: Path, text: str) -> None:
+    """All of it or, when interrupted, what was there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(text)
+    unfinished.replace(path)
 
 
 def note_time(path: Path, step: str, seconds: float) -> float:
     """Add to what the step has taken so far, in this run and those before it; returns the sum."""
     times = read_times(path)
     times[step] = round(times.get(step, 0) + seconds, 1)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(times, indent=1) + "\n")
+    write_whole(path, json.dumps(times, indent=1) + "\n")
     return times[step]
 
 
@@ -118,13 +145,18 @@ def _evaluate(options: argparse.Namespace, hearing: Path, generator: Path, speec
     from lipsync.demo.evaluation import evaluate
     from lipsync.demo.hearing import load_hearing
 
-    made = {"machine": machine_facts(torch.device("cpu")), "threads": options.threads}
+    made = {
+        "sha256": hashlib.sha256(generator.read_bytes()).hexdigest(),
+        "machine": machine_facts(torch.device("cpu")),
+        "threads": options.threads,
+        "s": read_times(options.folder / TIMES),
+    }
     result = evaluate(
         load_generator(generator), load_hearing(hearing), read_corpus(speech, limit=2), report=options.report,
-        sheet=options.sheet, recordings=options.recordings, made=made | {"s": read_times(options.folder / TIMES)},
+        sheet=options.sheet, recordings=options.recordings, made=made,
     )  # fmt: skip
     log.info("%s", json.dumps({key: value for key, value in result.items() if key != "sequences"}, indent=1))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -23,7 +23,7 @@ def visibility(vertices: F32, triangles: I32, two_sided: Bool, direction: F32) -
     points = seen_from.copy()
     points[:, 0] = (seen_from[:, 0] - low[0]) * scale + 2
     points[:, 1] = (high[1] - seen_from[:, 1]) * scale + 2
-    _, _, depth = rasterise(points, triangles, two_sided, (_RESOLUTION, _RESOLUTION), (0, _RESOLUTION))
+    _, _, depth = rasterise(points, triangles, two_sided, (_RESOLUTION, _RESOLUTION))
     columns = points[:, 0].astype(int).clip(0, _RESOLUTION - 1)
     rows = points[:, 1].astype(int).clip(0, _RESOLUTION - 1)
     return np.asarray(depth[rows, columns] < seen_from[:, 2] + _BIAS_M, np.float32)

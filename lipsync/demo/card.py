@@ -13,6 +13,8 @@ _ROWS = (
     ("jaw: what the drawing alone reaches, told the truth", "jawOpen_hand", "", ""),
     ("jaw: amplitude ÷ truth's", "amplitude", "0.85–1.15", ""),
     ("jaw: amplitude of the ear alone, not widened", "amplitude_ear", "", ""),
+    ("jaw: sequences with an amplitude of 0.85–1.15, share", "amplitude_inside_share", "", ""),
+    ("jaw: amplitude of the sequence that moves least", "amplitude_least", "", ""),
     ("lag 0, share of sequences", "lag_0_share", "≥ 0.95", "≥ 0.90"),
     ("funnel: correlation", "mouthFunnel", "≥ 0.65", ""),
     ("funnel: the ear alone", "mouthFunnel_ear", "", ""),
@@ -22,7 +24,10 @@ _ROWS = (
     ("pucker: the drawing alone", "mouthPucker_hand", "", ""),
     ("shut in silence, share of frames", "shut_in_silence", "≥ 0.90", ""),
     ("shut on p, b, m, share of them", "shut_on_pbm", "≥ 0.90", ""),
+    ("the same of the rendered truth", "shut_on_pbm_truth", "", ""),
+    ("the same on all other sounds, where it should be less", "shut_on_others", "", ""),
     ("PSNR outside the mouth, dB", "psnr_outside_db", "≥ 36", ""),
+    ("PSNR outside of a picture that never moves, dB", "psnr_outside_db_of_rest", "", ""),
     ("mouth L1, of 255", "mouth_l1", "", ""),
     ("mouth L1 of a mouth that never moves", "mouth_l1_of_rest", "", ""),
     ("edges in the mouth ÷ truth's", "sharpness", "", ""),
@@ -38,6 +43,8 @@ def measured_table(report: dict[str, Any]) -> str:
         lines.append(f"| {label} | {shipped[key]} | {wished} | {unknown[key]} | {wished_unknown} |")
     lines += ["", "| recorded speech | opening against energy | against loudness | against shuffled loudness |"]
     lines.append("|---|---|---|---|")
+    if not report["recorded_speech"]:
+        lines.append("| not measured: no recording was given | | | |")
     truth = {"for comparison: the truth of the synthesised sentences": report["truth_of_the_sentences"]}
     for name, row in (report["recorded_speech"] | truth).items():
         lines.append(f"| {name} | {row['energy_correlation']} | {row['loudness_correlation']} | {row['shuffled']} |")
@@ -47,10 +54,10 @@ def measured_table(report: dict[str, Any]) -> str:
 def made_table(report: dict[str, Any]) -> str:
     """Markdown: the minutes that each step of ``make demo-model`` took, and on what."""
     made, machine = report["made"], report["made"]["machine"]
-    minutes = {step: made["s"][step] / 60 for step in _MADE}
     lines = [f"| step | minutes ({machine['processor']}, {made['threads']} threads) |", "|---|---|"]
-    lines += [f"| {step} | {taken:.1f} |" for step, taken in minutes.items()]
-    return "\n".join([*lines, f"| in all | {sum(minutes.values()):.0f} |"])
+    for step in _MADE:
+        lines.append(f"| {step} | {made['s'][step] / 60:.1f} |" if step in made["s"] else f"| {step} | not timed |")
+    return "\n".join([*lines, f"| in all | {sum(made['s'].get(step, 0) for step in _MADE) / 60:.0f} |"])
 
 
 def write_card(card: Path, report: Path) -> None:
@@ -58,6 +65,8 @@ def write_card(card: Path, report: Path) -> None:
     measured, text = json.loads(report.read_text()), card.read_text()
     for name, table in (("made", made_table(measured)), ("measured", measured_table(measured))):
         begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+        if begin not in text or end not in text:
+            raise ValueError(f"{card} has no place for a table: it wants the lines {begin} and {end}.")
         before, _, rest = text.partition(begin)
         _, _, after = rest.partition(end)
         text = f"{before}{begin}\n{table}\n{end}{after}"

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from lipsync.core import F32, I64
 from lipsync.demo.espeak import Voice, synthesiser
-from lipsync.demo.parts import write_parts
+from lipsync.demo.parts import apart, write_parts
 from lipsync.demo.sentences import HELD_OUT, TUNING
 from lipsync.demo.speech import Utterance, draw_utterance, utter
 from lipsync.demo.voices import FAMILIAR_VARIANTS, HELD_OUT_VARIANTS, TUNING_VARIANTS
@@ -49,17 +49,18 @@ def join(utterances: list[Utterance]) -> Corpus:
 
 def held_out_utterances() -> list[Utterance]:
     """The kept-back sentences in kept-back voices, clean, twelve of them."""
-    return _recite(HELD_OUT, HELD_OUT_VARIANTS)
+    return apart(partial(_recite, HELD_OUT, HELD_OUT_VARIANTS))
 
 
 def tuning_utterances() -> list[Utterance]:
     """Other sentences, one in each voice that neither training nor the measures hear: for the export's choice."""
-    return _recite([TUNING[k % len(TUNING)] for k in range(len(TUNING_VARIANTS))], TUNING_VARIANTS)
+    texts = [TUNING[k % len(TUNING)] for k in range(len(TUNING_VARIANTS))]
+    return apart(partial(_recite, texts, TUNING_VARIANTS))
 
 
 def familiar_utterances() -> list[Utterance]:
     """The kept-back sentences in voices that training hears, clean: how much of an error is the voice's."""
-    return _recite(HELD_OUT, FAMILIAR_VARIANTS)
+    return apart(partial(_recite, HELD_OUT, FAMILIAR_VARIANTS))
 
 
 def _recite(sentences: Sequence[str], variants: Sequence[str]) -> list[Utterance]:

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 class Course:
     """How long and how to train; ``steps`` in all, also when resumed with more."""
 
-    steps: int = 2500
+    steps: int = 16000
     batch: int = 16
     rate: float = 1.5e-3
     precise: float = 0.1
@@ -177,9 +177,9 @@ def choose(rng: np.random.Generator, actions: F32, count: int) -> I64:
 
 
 def train_drawing(folder: Path, checkpoint: Path, course: Course, begin: Path | None = None) -> Wav2Lip:
-    """Train, or go on from the checkpoint, until the course is done; new frames are taken up as they appear."""
+    """Train, or go on from the checkpoint, until the course is done."""
     drawing, began, running = Drawing(course, checkpoint, begin), time.monotonic(), np.zeros(2)
-    frames, known = read_frames(folder), len(list(folder.glob("frames_*[0-9].npz")))
+    frames = read_frames(folder)
     while drawing.step < course.steps:
         now = np.array(drawing.train_step(frames))
         running = now if not running.any() else 0.97 * running + 0.03 * now
@@ -189,8 +189,6 @@ def train_drawing(folder: Path, checkpoint: Path, course: Course, begin: Path | 
                 "step %d, %.0f s, loss %.5f, mouth L1 %.2f of 255", drawing.step, time.monotonic() - began, *running
             )
             contact(drawing.net, frames, checkpoint.with_name("drawing.png"))
-            if (there := len(list(folder.glob("frames_*[0-9].npz")))) != known:
-                frames, known = read_frames(folder), there
     return drawing.net.eval()
 
 

@@ -15,7 +15,7 @@ from lipsync.core import F32
 
 _RETRIEVAL = 1
 _PHONEME_EVENTS = 1
-_EVENT_PHONEME = 7
+_EVENT_WORD, _EVENT_PHONEME = 1, 7
 _RATE, _PITCH, _RANGE = 1, 3, 4
 _UTF8 = 1
 
@@ -46,6 +46,14 @@ class Phoneme:
 
 
 @dataclass(frozen=True, slots=True)
+class Word:
+    """A word as it was written, or several that are said as one, and where it begins."""
+
+    text: str
+    start_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Voice:
     """How to speak: an espeak-ng voice with its variant, words a minute, pitch and its range 0..99."""
 
@@ -57,11 +65,12 @@ class Voice:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Speech:
-    """Samples in -1..1 and the phonemes in them."""
+    """Samples in -1..1, the phonemes and the words in them."""
 
     samples: F32  # (n,)
     sample_rate_hz: int
     phonemes: tuple[Phoneme, ...]
+    words: tuple[Word, ...] = ()
 
     @property
     def duration_s(self) -> float:
@@ -87,6 +96,7 @@ class Synthesiser:
         self.sample_rate_hz = self._start(self._folder.name.encode())
         self._chunks: list[F32] = []
         self._phonemes: list[Phoneme] = []
+        self._words: list[tuple[int, float]] = []  # where in the text, and when
         prototype = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
         self._callback = prototype(self._receive)  # kept: the library holds only a pointer to it
         self._library.espeak_SetSynthCallback(self._callback)
@@ -125,26 +135,36 @@ class Synthesiser:
             if events[i].type == _EVENT_PHONEME:
                 name = events[i].id.string.decode("utf-8", "replace")
                 self._phonemes.append(Phoneme(name, events[i].audio_position / 1000))
+            elif events[i].type == _EVENT_WORD:
+                self._words.append((events[i].text_position - 1, events[i].audio_position / 1000))
             i += 1
         return 0
 
     def has(self, voice: str) -> bool:
-        """Whether espeak-ng can speak as this voice; some variants go with some languages only."""
+        """Whether espeak-ng can speak as this voice."""
+        _, plus, variant = voice.partition("+")
+        if plus and not (self._variants / variant).exists():
+            return False  # the library would speak as the plain voice, and say nothing of it
         return bool(self._library.espeak_SetVoiceByName(voice.encode()) == 0)
 
     def say(self, text: str, voice: Voice) -> Speech:
         """The sentence spoken. Raises ValueError for a voice that espeak-ng does not have."""
-        if self._library.espeak_SetVoiceByName(voice.name.encode()) != 0:
+        if not self.has(voice.name):
             raise ValueError(f"espeak-ng has no voice {voice.name!r}; see `espeak-ng --voices=variant`.")
         for parameter, value in ((_RATE, voice.rate), (_PITCH, voice.pitch), (_RANGE, voice.pitch_range)):
             self._library.espeak_SetParameter(parameter, value, 0)
         self._chunks.clear()
         self._phonemes.clear()
+        self._words.clear()
         encoded = text.encode()
         self._library.espeak_Synth(encoded, len(encoded) + 1, 0, 1, 0, _UTF8, None, None)
         self._library.espeak_Synchronize()
         samples = np.concatenate([np.zeros(0, np.float32), *self._chunks])
-        return Speech(samples, self.sample_rate_hz, tuple(self._phonemes))
+        ends = [at for at, _ in self._words[1:]] + [len(text)]
+        words = tuple(
+            Word(text[at:end].strip(" ,.;:!?"), start_s) for (at, start_s), end in zip(self._words, ends, strict=True)
+        )
+        return Speech(samples, self.sample_rate_hz, tuple(self._phonemes), words)
 
 
 @lru_cache(maxsize=1)

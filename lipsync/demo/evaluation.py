@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from lipsync.voice.mel import mel_spectrogram
 FPS = 25
 SHUT = 0.12
 """A jaw read as less than this is a shut mouth; 1 is as wide as the model's jaw goes."""
+LEAST_AMPLITUDE, MOST_AMPLITUDE = 0.85, 1.15
 log = logging.getLogger(__name__)
 Row = dict[str, float]
 
@@ -102,33 +104,48 @@ def measure_sequence(net: Wav2Lip, hearing: Hearing, sitter: Sitter, said: Utter
     row["amplitude"] = float(read[:, 0].std() / ideal[:, 0].std())
     row["amplitude_ear"] = float(heard[:, 0].std() / true[:, 0].std())
     row["lag_frames"] = lag(read[:, 0], true[:, 0])
-    row |= _shut(read[:, 0], said, starts)
+    row["shut_in_silence"] = _shut_in_silence(read[:, 0], said, starts)
+    row["shut_on_pbm"] = _shut_in_the_middle(read[:, 0], said, starts, _is_pbm)
+    row["shut_on_pbm_truth"] = _shut_in_the_middle(ideal[:, 0], said, starts, _is_pbm)
+    row["shut_on_others"] = _shut_in_the_middle(read[:, 0], said, starts, _is_other_sound)
     error = drawn.astype(np.float32) - wanted
     inside = cv2.dilate(mouth.max(0), np.ones((5, 5), np.uint8)) > 20
     away = ~cv2.dilate(mouth.max(0), np.ones((15, 15), np.uint8)).astype(bool)
     row["mouth_l1"] = float(np.abs(error)[:, inside].mean())
     row["mouth_l1_of_rest"] = float(np.abs(wanted.astype(np.float32) - sitter.painter.rest)[:, inside].mean())
-    unmoved = drawn.astype(np.float32) - sitter.painter.rest
-    row["psnr_outside_db"] = float(10 * np.log10(255**2 / max(1e-9, float((unmoved[:, away] ** 2).mean()))))
+    row["psnr_outside_db"] = _psnr_db(error[:, away])
+    row["psnr_outside_db_of_rest"] = _psnr_db((wanted.astype(np.float32) - sitter.painter.rest)[:, away])
     row["sharpness"] = float(_edges(drawn, inside) / _edges(wanted, inside))
     return row, drawn, wanted
 
 
-def _shut(jaw: F32, said: Utterance, starts: I64) -> Row:
-    """Shares of silent frames, and of p, b and m, with a shut mouth."""
+def _shut_in_silence(jaw: F32, said: Utterance, starts: I64) -> float:
+    """Share of the silent frames with a shut mouth."""
     loud = _sounding(said.phonemes, said.mel.shape[1] / 80)
-    times = starts / 80
-    silent = [not any(a - 0.15 < t + LEAD_S < b + 0.15 for a, b in loud) for t in times]
-    closed = []
-    for n, phoneme in enumerate(said.phonemes[:-1]):
-        if visemes(phoneme.name) == ("p",):
-            middle = (phoneme.start_s + said.phonemes[n + 1].start_s) / 2 - LEAD_S
-            near = np.abs(times - middle) <= 0.05
-            closed.append(bool(jaw[near].min() < SHUT))
-    return {
-        "shut_in_silence": float(np.mean(jaw[silent] < SHUT)) if any(silent) else float("nan"),
-        "shut_on_pbm": float(np.mean(closed)) if closed else float("nan"),
-    }
+    silent = [not any(a - 0.15 < t + LEAD_S < b + 0.15 for a, b in loud) for t in starts / 80]
+    return float(np.mean(jaw[silent] < SHUT)) if any(silent) else float("nan")
+
+
+def _is_pbm(viseme: tuple[str, ...]) -> bool:
+    return viseme == ("p",)
+
+
+def _is_other_sound(viseme: tuple[str, ...]) -> bool:
+    return viseme not in (("p",), ("silence",))
+
+
+def _shut_in_the_middle(jaw: F32, said: Utterance, starts: I64, wanted: Callable[[tuple[str, ...]], bool]) -> float:
+    """Share of those phonemes whose frame nearest to the middle has a shut mouth."""
+    shut = []
+    for phoneme, following in pairwise(said.phonemes):
+        if wanted(visemes(phoneme.name)):
+            middle_s = (phoneme.start_s + following.start_s) / 2 - LEAD_S
+            shut.append(bool(jaw[np.abs(starts / 80 - middle_s).argmin()] < SHUT))
+    return float(np.mean(shut)) if shut else float("nan")
+
+
+def _psnr_db(error: F32) -> float:
+    return float(10 * np.log10(255**2 / max(1e-9, float((error**2).mean()))))
 
 
 def _sounding(phonemes: tuple[Phoneme, ...], end_s: float) -> list[tuple[float, float]]:
@@ -143,6 +160,9 @@ def _edges(pictures: U8, inside: Any) -> float:
 def summarise(rows: list[Row]) -> Row:
     """Means over the sequences, and the share of them without a lag."""
     means = {key: round(float(np.nanmean([row[key] for row in rows])), 3) for key in rows[0] if key != "lag_frames"}
+    inside = [LEAST_AMPLITUDE <= row["amplitude"] <= MOST_AMPLITUDE for row in rows]
+    means["amplitude_inside_share"] = round(float(np.mean(inside)), 3)
+    means["amplitude_least"] = round(min(row["amplitude"] for row in rows), 3)
     means["lag_0_share"] = round(float(np.mean([row["lag_frames"] == 0 for row in rows])), 3)
     means["sequences"] = len(rows)
     return means
@@ -161,7 +181,7 @@ def measure_recording(net: Wav2Lip, sitter: Sitter, path: Path) -> Row:
 
 def against_energy(jaw: F32, samples: F32, starts: I64) -> Row:
     """How an opening per frame agrees with the sound's energy, its logarithm, and that shuffled."""
-    centres = ((starts / 80 + LEAD_S) * RATE_HZ).astype(int)
+    centres = ((starts / 80 + LEAD_S) * RATE_HZ).astype(int).clip(max=len(samples) - 1)
     energy = np.array([np.sqrt(np.mean(samples[max(0, c - 400) : c + 400] ** 2) + 1e-9) for c in centres], np.float32)
     loudness = np.log10(energy).astype(np.float32)
     shuffled = np.random.default_rng(0).permutation(loudness)
@@ -190,7 +210,7 @@ def evaluate(
     sheet: Path,
     recordings: list[Path],
     made: dict[str, Any],
-    strangers: int = 4,
+    strangers: int = 12,
 ) -> dict[str, Any]:
     """Measure everything, write the JSON report and the contact sheet. ``made``: how long making took, where."""
     began = time.monotonic()
@@ -219,7 +239,7 @@ def evaluate(
         "seconds": round(time.monotonic() - began),
     }
     report.parent.mkdir(parents=True, exist_ok=True)
-    report.write_text(json.dumps(result, indent=1) + "\n")
+    report.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
     cv2.imwrite(str(sheet), np.vstack(strips), [cv2.IMWRITE_PNG_COMPRESSION, 9])
     return result
 

@@ -37,7 +37,6 @@ class Frames:
     """Pictures of several views."""
 
     rest: U8  # (V, 96, 96, 3) BGR, the view with closed lips
-    own: U8  # (V,) 1 where the pose is the shipped still's
     lower: U8  # (N, 96 - TOP, 96, 3) the view with these actions, from row TOP
     mouth: U8  # (N, 96 - TOP, 96) 0..255 where the mouth is, open or shut
     view: I64  # (N,)
@@ -146,7 +145,7 @@ def _draw_part(
 ) -> Frames:
     frame = Frame()
     rest: list[U8] = []
-    own, lower, mouth, view_of, said = [], [], [], [], []
+    lower, mouth, view_of, said = [], [], [], []
     for index, portrait in enumerate(portraits):
         for k in range(views):
             is_own = k < own_share * views
@@ -159,10 +158,7 @@ def _draw_part(
                 view_of.append(len(rest))
                 said.append(actions)
             rest.append(painter.rest)
-            own.append(is_own)
-    return Frames(
-        np.stack(rest), np.array(own, np.uint8), np.stack(lower), np.stack(mouth), np.array(view_of), np.stack(said)
-    )
+    return Frames(np.stack(rest), np.stack(lower), np.stack(mouth), np.array(view_of), np.stack(said))
 
 
 def read_frames(folder: Path, *, limit: int | None = None) -> Frames:

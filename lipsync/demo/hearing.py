@@ -41,12 +41,12 @@ log = logging.getLogger(__name__)
 class Course:
     """How long and how to train; ``steps`` in all, also when resumed."""
 
-    steps: int = 6000
+    steps: int = 17000
     batch: int = 128
     rate: float = 2e-3
     decay: float = 1e-2
     together: int = 8
-    """Windows of a batch that are close to each other in time, so in one voice."""
+    """Windows of a batch that follow one another closely, so most often in one voice."""
     spread: float = 0.5
     """Weight of how far they move together, beside where each of them is."""
     averaged: int = 400

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import wave
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import av
@@ -13,8 +15,9 @@ import numpy as np
 
 from lipsync.core import U8
 from lipsync.demo.cast import CAST
-from lipsync.demo.espeak import Voice, synthesiser
+from lipsync.demo.espeak import Speech, Voice, synthesiser
 from lipsync.demo.frames import portrait_of
+from lipsync.demo.parts import apart
 from lipsync.demo.scene import Frame, Pose, resting, still
 
 CLIP_ROLE = 1
@@ -86,15 +89,22 @@ def write_clip(path: Path) -> None:
 
 
 def write_voices(folder: Path) -> None:
-    """16-bit mono wav files at the synthesiser's own rate."""
+    """16-bit mono wav files at the synthesiser's own rate; of the first also when each word begins."""
     for name, (voice, text) in VOICES.items():
-        speech = synthesiser().say(text, voice)
+        speech = apart(partial(_say, voice, text))
+        if name == "voice.wav":
+            words = [{"text": word.text, "start_s": word.start_s} for word in speech.words]
+            (folder / "voice_words.json").write_text(json.dumps(words, indent=1) + "\n")
         samples = (np.clip(speech.samples, -1, 1) * 32767).astype("<i2")
         with wave.open(str(folder / name), "wb") as file:
             file.setnchannels(1)
             file.setsampwidth(2)
             file.setframerate(speech.sample_rate_hz)
             file.writeframes(samples.tobytes())
+
+
+def _say(voice: Voice, text: str) -> Speech:
+    return synthesiser().say(text, voice)
 
 
 def write_media(folder: Path) -> None:

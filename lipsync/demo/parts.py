@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -15,6 +16,7 @@ import numpy.typing as npt
 import torch
 from threadpoolctl import threadpool_limits
 
+T = TypeVar("T")
 Make = Callable[[], Mapping[str, npt.NDArray[np.generic]]]
 log = logging.getLogger(__name__)
 
@@ -39,6 +41,12 @@ def write_parts(parts: Mapping[Path, Make], *, workers: int) -> None:
         except BaseException:  # also Ctrl-C: parts that have begun may end, no other begins
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def apart(work: Callable[[], T]) -> T:
+    """What the work returns, done in a process of its own, as every part is: a ``functools.partial`` that pickles."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _keep_to_one_core) as pool:
+        return pool.submit(work).result()
 
 
 def _write(path: Path, make: Make) -> float:

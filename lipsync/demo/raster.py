@@ -38,13 +38,11 @@ def normals(vertices: F32, triangles: I32) -> F32:
 
 
 @numba.njit(cache=True, fastmath=True)
-def rasterise(
-    points: F32, triangles: I32, two_sided: Bool, size: tuple[int, int], rows: tuple[int, int]
-) -> tuple[I32, F32, F32]:
+def rasterise(points: F32, triangles: I32, two_sided: Bool, size: tuple[int, int]) -> tuple[I32, F32, F32]:
     """What every pixel sees: triangle (H, W), -1 for none; its first two barycentric weights (H, W, 2); depth (H, W).
 
     ``points`` (V, 3): x and y in pixels, y down, z growing towards the viewer. Triangles that turn their back are left
-    out unless ``two_sided`` (T,) says otherwise. Only the rows from ``rows[0]`` up to ``rows[1]`` are drawn.
+    out unless ``two_sided`` (T,) says otherwise.
     """
     height, width = size
     seen = np.full((height, width), -1, np.int32)
@@ -54,8 +52,8 @@ def rasterise(
         a, b, c = triangles[t, 0], triangles[t, 1], triangles[t, 2]
         x0, y0, x1, y1, x2, y2 = points[a, 0], points[a, 1], points[b, 0], points[b, 1], points[c, 0], points[c, 1]
         left, right = max(0, int(np.ceil(min(x0, x1, x2) - 0.5))), min(width - 1, int(np.floor(max(x0, x1, x2) - 0.5)))
-        top = max(rows[0], int(np.ceil(min(y0, y1, y2) - 0.5)))
-        bottom = min(rows[1] - 1, int(np.floor(max(y0, y1, y2) - 0.5)))
+        top = max(0, int(np.ceil(min(y0, y1, y2) - 0.5)))
+        bottom = min(height - 1, int(np.floor(max(y0, y1, y2) - 0.5)))
         if left > right or top > bottom:
             continue
         area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)

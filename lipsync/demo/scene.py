@@ -134,7 +134,7 @@ class Portrait:
 
     def draw(
         self, actions: F32, pose: Pose, frame: Frame, *, box: tuple[int, int, int, int] | None = None,
-        oversample: int = 2, rows: tuple[float, float] = (0.0, 1.0),
+        oversample: int = 2,
     ) -> tuple[U8, F32]:  # fmt: skip
         """BGR pixels (h, w, 3) of the frame, or of x1, y1, x2, y2 in it, and how much mouth each is, (h, w) 0..1."""
         x1, y1, x2, y2 = box or (0, 0, frame.width, frame.height)
@@ -143,12 +143,11 @@ class Portrait:
         points[:, 0] = (points[:, 0] - x1) * oversample
         points[:, 1] = (points[:, 1] - y1) * oversample
         facing = normals(turned, self.solid)
-        span = (int(rows[0] * height), int(rows[1] * height))
-        seen, weight, depth = rasterise(points, self.solid, self.solid_sides, (height, width), span)
+        seen, weight, depth = rasterise(points, self.solid, self.solid_sides, (height, width))
         image, mouth = self._backdrop(frame, (x1, y1, x2, y2), oversample), np.zeros((height, width), np.float32)
         surface = Surface(seen, weight, self.solid, self.person.mesh.material, self.attributes, facing)
         shade(image, mouth, surface, self.textures, self.lamps)
-        lash, _, near = rasterise(points, self.lashes, np.ones(len(self.lashes), np.bool_), (height, width), span)
+        lash, _, near = rasterise(points, self.lashes, np.ones(len(self.lashes), np.bool_), (height, width))
         image[(lash >= 0) & (near > depth)] *= 0.35
         if oversample > 1:
             shrink = (x2 - x1, y2 - y1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -27,9 +28,11 @@ def write_contact_sheet(
     columns: int = 6,
     tile_width: int = 320,
     part: Box | None = None,
+    captions: Sequence[tuple[float, str]] = (),
 ) -> None:
     """Write ``count`` frames, spread evenly over the video, to the PNG file ``target``; of each the whole or ``part``,
-    x1 y1 x2 y2. Raises OutputError."""
+    x1 y1 x2 y2. Each has its time on it, and what the last of ``captions`` (seconds, words) to have begun says.
+    Raises OutputError."""
     limits = Limits()
     blob = Blob.of(video, limit_bytes=limits.video_bytes)
     info = probe_face(blob, limits)
@@ -39,9 +42,14 @@ def write_contact_sheet(
         tiles = [_tile(picture.bgr(part), tile_width) for picture in reader.read(chosen)]
     for tile, frame in zip(tiles, chosen, strict=True):
         seconds = float((int(index.pts_ticks[frame]) - int(index.pts_ticks[0])) * index.time_base)
-        cv2.putText(tile, f"{seconds:.2f} s", (6, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1, cv2.LINE_AA)
+        _write(tile, f"{seconds:.2f} s", 16)
+        _write(tile, next((said for start_s, said in reversed(captions) if start_s <= seconds), ""), len(tile) - 8)
     if not cv2.imwrite(os.fspath(Path(target)), _grid(tiles, columns)):
         raise OutputError(f"Cannot write {target}. Choose a writable place and a name that ends in .png.")
+
+
+def _write(tile: U8, words: str, baseline: int) -> None:
+    cv2.putText(tile, words, (6, baseline), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 1, cv2.LINE_AA)
 
 
 def _tile(frame: U8, width: int) -> U8:
