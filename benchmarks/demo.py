@@ -12,6 +12,10 @@ from pathlib import Path
 from resource import RUSAGE_CHILDREN, getrusage
 from typing import Any
 
+import torch
+
+from lipsync.model.seeded import seeded_generator
+from lipsync.model.wav2lip import Wav2Lip
 from lipsync.packaged import demo_face, demo_voice
 from lipsync.pipeline import Report
 from lipsync.service import LipsyncService
@@ -19,7 +23,7 @@ from lipsync.weights import default_checkpoint
 
 
 def main() -> None:
-    print(json.dumps({"checkpoint": checkpoint_name()} | command() | warm()))
+    print(json.dumps({"checkpoint": checkpoint_name()} | command() | warm() | {"threads": threads()}))
 
 
 def checkpoint_name() -> str:
@@ -40,9 +44,22 @@ def command() -> dict[str, Any]:
         return {"command_wall_s": round(time.perf_counter() - started, 1), "command_cpu_s": round(cpu_s, 1)}
 
 
-def warm() -> dict[str, Any]:
+def threads() -> dict[str, dict[str, float]]:
+    """Frames a second by how many threads torch has, which the engine leaves to torch: the best of three turns."""
+    usual = torch.get_num_threads()
+    found: dict[str, dict[str, float]] = {}
+    for _ in range(3):
+        for size, model in (("packaged", None), ("published size, seeded", seeded_generator(0))):
+            for count in (1, usual):
+                torch.set_num_threads(count)
+                rates, name = found.setdefault(size, {}), "1" if count == 1 else f"{count}, torch's own choice"
+                rates[name] = max(rates.get(name, 0.0), warm(model)["frames_per_s"])
+    return found
+
+
+def warm(model: Wav2Lip | None = None) -> dict[str, Any]:
     """The same request in a process that is warm."""
-    with LipsyncService() as service:
+    with LipsyncService(model) as service:
         for _ in service.stream(demo_face(), demo_voice()):
             break
         report, cpu = Report(), time.process_time()

@@ -217,6 +217,11 @@ def demo(result: Result) -> str:
         ("frames per second", result["frames_per_s"]),
         ("CPU per frame, ms", result["cpu_ms_per_frame"]),
         ("until a stream's first fragment, s", result["first_fragment_s"]),
+        *(
+            (f"frames per second, {size} generator, torch on {count} threads", rate)
+            for size, rates in result.get("threads", {}).items()
+            for count, rate in rates.items()
+        ),
     ]
     return f"""## Demo
 

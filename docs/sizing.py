@@ -53,7 +53,7 @@ def sizing(figures: dict[str, Any]) -> str:
     viewers = Need(VIEWERS * FPS, replica_gb)
     requests = Need(REQUESTS * REQUEST_S * FPS / WITHIN_S, replica_gb)
     machine, served_on = figures["overhead"]["machine"], figures["serving"]["machine"]
-    drawn_ms = min(run["ms"] for run in figures["engine"]["cases"] if run["way"] == "folded, channels_last")
+    drawn_ms = min(run["ms"] for run in figures["engine"]["cases"] if run["way"] == figures["engine"]["default"])
     return "\n".join(
         [
             f"For {VIEWERS:,} concurrent real-time viewers ({viewers.frames_per_s:,.0f} frames/s):",

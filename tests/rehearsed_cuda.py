@@ -2,7 +2,8 @@
 
 Operations run at once, on the CPU, and are entered as if the stream that is current had run them later. Fails with
 ``Unordered`` where one stream, or the host, touches memory that another wrote or reads without an event between them;
-where memory goes back to the allocator while a stream that is not its own may still use it; and where the host reads an answer before it waited for it. A recorded graph's answers are garbage until it is launched.
+where memory goes back to the allocator while a stream that is not its own may still use it; and where the host reads an
+answer before it waited for it. A recorded graph's answers are garbage until it is launched.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch.utils._pytree import tree_flatten
 Clock = dict[str, int]
 
 
-class Unordered(AssertionError):
+class Unordered(RuntimeError):
     """Two streams may touch this memory in either order."""
 
 
@@ -146,7 +147,7 @@ class RehearsedCuda(TorchDispatchMode):
             self._unwatched(lambda out=out: out.fill_(1) if out.dtype == torch.bool else out.fill_(77))
 
     def empty_cache(self) -> None:
-        self._synchronise()
+        self.forget_freed()
 
     # Memory.
 

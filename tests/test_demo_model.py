@@ -156,7 +156,6 @@ def test_the_evaluation_found_what_was_wished_for(report: dict[str, Any]):
     assert min(shipped["shut_in_silence"], shipped["shut_on_pbm"]) >= 0.9
     assert shipped["psnr_outside_db"] >= 36
     assert unknown["jawOpen"] >= 0.75 and unknown["lag_0_share"] >= 0.9
-    assert len(report["recorded_speech"]) == 3
     for spoken in report["recorded_speech"].values():
         assert spoken["energy_correlation"] >= 0.4 and abs(spoken["shuffled"]) <= 0.15
 

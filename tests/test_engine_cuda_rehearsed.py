@@ -109,6 +109,20 @@ def test_a_smaller_bucket_that_does_not_fit_beside_the_larger_is_padded_to_it(
     assert engine.batch_size == 6 and engine.counts.out_of_memory == 1 and "padded" in engine.notes[0]
 
 
+def test_what_streams_read_is_kept_where_nobody_collects_and_let_go_once_it_has_arrived(
+    cuda: RehearsedCuda, model: Wav2Lip
+) -> None:
+    with cuda:
+        engine = like_cuda(model, graphs=False)
+        runner: Any = engine._batches._runner
+        for _ in range(4):
+            engine.generate(*arguments(38))
+        assert len(runner._under_way) <= runner.in_flight + 1
+        engine._batches._begin(engine.check(*arguments(6)), 6, "fp32")  # and its answer is dropped
+        gc.collect()
+        cuda.forget_freed()
+
+
 # The stand-in bites: what each line of the runner is there for.
 
 

@@ -160,7 +160,7 @@ class Synthesiser:
         self._library.espeak_Synth(encoded, len(encoded) + 1, 0, 1, 0, _UTF8, None, None)
         self._library.espeak_Synchronize()
         samples = np.concatenate([np.zeros(0, np.float32), *self._chunks])
-        ends = [at for at, _ in self._words[1:]] + [len(text)]
+        ends = [*(at for at, _ in self._words), len(text)][1:]
         words = tuple(
             Word(text[at:end].strip(" ,.;:!?"), start_s) for (at, start_s), end in zip(self._words, ends, strict=True)
         )

@@ -234,7 +234,9 @@ def evaluate(
         "ear_alone_in_training_voices": measure_hearing(hearing, familiar_utterances()),
         "recorded_speech": {path.name: measure_recording(net, cast[0], path) for path in recordings},
         "truth_of_the_sentences": truth_against_energy(said),
-        "sequences": [{key: round(value, 3) for key, value in row.items()} for row in rows],
+        "sequences": [
+            {key: None if np.isnan(value) else round(value, 3) for key, value in row.items()} for row in rows
+        ],
         "made": made,
         "seconds": round(time.monotonic() - began),
     }

@@ -45,7 +45,7 @@ class HeadMesh:
     """The topology that all people share; metres, y up, z to the viewer."""
 
     triangles: I32  # (T, 3)
-    material: I32  # (V,) one of the seven above
+    material: I32  # (V,) SKIN to CLOTH
     canonical: F64  # (V, 3) the neutral body
     lip: F32  # (V,) 0..1 how much lip
     inner: F32  # (V,) 0..1 how much inside of the mouth

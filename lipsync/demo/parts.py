@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import signal
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -58,7 +59,8 @@ def _write(path: Path, make: Make) -> float:
 
 
 def _keep_to_one_core() -> None:
-    """One thread a process: BLAS' others would only spin, and take the core from the process beside."""
+    """One thread a process, BLAS' others would only spin, and take the core from the process beside."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: parts that have begun may end
     threadpool_limits(1)
     torch.set_num_threads(1)
     cv2.setNumThreads(1)

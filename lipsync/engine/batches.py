@@ -42,6 +42,7 @@ class Batches:
         self._buckets: dict[Precision, tuple[int, ...]] = dict.fromkeys(DTYPES, info.buckets)
         self.notes: list[str] = []
         self.fault: str | None = None
+        self._shortage = ""
 
     @property
     def is_compiled(self) -> bool:
@@ -132,8 +133,9 @@ class Batches:
             raise EngineError(f"the device failed before ({self.fault}). Start a new process.")
         try:
             return work()
-        except Exception as error:
+        except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
+                self._shortage = f"{type(error).__name__}: {_first_line(error)}"
                 return None  # out of the handler first: the error's traceback holds the tensors that fill the memory
             raise self._fail(error) from error
 
@@ -152,7 +154,7 @@ class Batches:
         self._attempt(lambda: self._runner.release(self._runs))
         if bucket == 1:
             raise DeviceOutOfMemory(
-                f"one frame alone does not fit into the memory of {self._info.device}. "
+                f"one frame alone does not fit into the memory of {self._info.device} ({self._shortage}). "
                 "Free memory there, or use another device."
             )
         self._ceilings[precision] = bucket // 2
