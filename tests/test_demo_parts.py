@@ -87,3 +87,5 @@ def test_a_step_that_was_left_and_gone_on_with_counts_both_times(tmp_path: Path)
     note_time(times, "hearing", 2)
     assert note_time(times, "speech", 3) == 4.5
     assert read_times(times) == {"speech": 4.5, "hearing": 2}
+    note_time(times, "export", 7)
+    assert note_time(times, "export", 5) == 5, "it begins anew each time"

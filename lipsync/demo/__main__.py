@@ -16,6 +16,8 @@ TIMES, RECIPE = "times.json", "recipe.json"
 SHAPES = ("utterances", "hearing_steps", "frame_parts", "drawing_steps", "drawing_rate", "begin")
 """The options that decide what is made."""
 STEPS = ("media", "speech", "hearing", "frames", "drawing", "export", "evaluate", "card", "truth")
+GOES_ON = ("speech", "hearing", "frames", "drawing")
+"""Steps that make what is kept in the folder, and go on where they were left; the others begin anew."""
 log = logging.getLogger(__name__)
 
 
@@ -42,7 +44,10 @@ def main() -> int:
     options = parser.parse_args()
     if unknown := set(options.steps) - set(STEPS):
         parser.error(f"there is no step {', '.join(sorted(unknown))}; there are {', '.join(STEPS)}.")
-    if refusal := keep_recipe(options.folder / RECIPE, {name: str(getattr(options, name)) for name in SHAPES}):
+    makes = set(options.steps or STEPS) & set(GOES_ON)
+    if makes and (
+        refusal := keep_recipe(options.folder / RECIPE, {name: str(getattr(options, name)) for name in SHAPES})
+    ):
         parser.error(refusal)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(options.threads)
@@ -79,9 +84,9 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def note_time(path: Path, step: str, seconds: float) -> float:
-    """Add to what the step has taken so far, in this run and those before it; returns the sum."""
+    """Write down what the step took; one that goes on adds to what it had taken before. Returns the sum."""
     times = read_times(path)
-    times[step] = round(times.get(step, 0) + seconds, 1)
+    times[step] = round((times.get(step, 0) if step in GOES_ON else 0) + seconds, 1)
     write_whole(path, json.dumps(times, indent=1) + "\n")
     return times[step]
 
