@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from lipsync.bench.row import compiled_graphs
 from lipsync.errors import InvalidOption
 from lipsync.model.seeded import seeded_generator
 from lipsync.model.wav2lip import Wav2Lip
@@ -52,8 +53,10 @@ def test_compiled_draws_the_same_pictures_and_is_kept_in_the_folder_that_was_nam
 ) -> None:
     given = arguments(8)
     exact = make(model, exact=True).generate(*given).astype(int)
+    torch._dynamo.utils.counters.clear()
     engine = make(model, compile=True, compile_cache=tmp_path / "kept")
     compiled = engine.generate(*given)
+    assert compiled_graphs() == {"compiled_now": 1, "compiled_before": 0}
     assert engine.info.compiled and engine.notes == ()
     assert exact.std() >= 10
     assert np.abs(exact - compiled).max() <= 1 and (exact != compiled).mean() <= 0.003
