@@ -228,6 +228,8 @@ def test_shares_and_the_speed_over_the_first_row_are_what_division_gives() -> No
     assert second[-2:] == ("20.0 %", "10.0 %")
     assert first[HEAD.index("PSNR, dB")] == "equal" and second[HEAD.index("PSNR, dB")] == "50.0"
     assert third[1] == "not measured: no time"
+    compiled = next(ladder_cells([result["rows"][0] | {"compiled_now": 5, "compiled_before": 0}]))
+    assert compiled[HEAD.index("start, s")] == "1 (5 compiled, 0 found)" and first[HEAD.index("start, s")] == "1"
     assert "c" in text(result) and draw_chart(result).shape[2] == 3
 
 

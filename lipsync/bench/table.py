@@ -75,8 +75,9 @@ def ladder_cells(rows: list[Result]) -> Iterator[Cells]:
 
 def start(row: Result) -> str:
     """Seconds, and how much of it torch had compiled in an earlier row."""
-    kernels = ("compiled_now" in row and f" ({row['compiled_now']} compiled, {row['compiled_before']} found)") or ""
-    return f"{row['start_s']}{kernels}"
+    if "compiled_now" not in row:
+        return f"{row['start_s']}"
+    return f"{row['start_s']} ({row['compiled_now']} compiled, {row['compiled_before']} found)"
 
 
 def where(result: Result) -> str:

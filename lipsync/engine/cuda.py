@@ -157,4 +157,5 @@ class Copied:
 
     def collect(self) -> tuple[U8, Bool]:
         self._arrived.synchronize()
+        self._read_from = ()  # nobody's face is to stay here until the next batch
         return self._patches[: self._count].numpy(), self._finite[: self._count].numpy()
